@@ -1,0 +1,139 @@
+//! `config/<n>`: what the repository is; the highest n that verifies counts.
+
+use super::cbor::{MapWriter, Reader, Unknown, invalid, required};
+use super::object::map_of;
+use crate::fault::Result;
+use crate::id::RepositoryId;
+
+/// Most features in one list.
+const FEATURES_MAX: usize = 256;
+/// Longest name of a feature in bytes.
+const FEATURE_LEN_MAX: usize = 64;
+
+/// The body of a config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Drawn once.
+    pub repository: RepositoryId,
+    /// The `n` of this object's name.
+    pub number: u64,
+    /// Seconds since 1970 when the repository was made.
+    pub created: i64,
+    /// Cipher of new packs: 1 XChaCha20-Poly1305, 2 AES-256-GCM.
+    pub cipher: u8,
+    /// Chunker of new content: kind (1 FastCDC 2020, 2 fixed size).
+    pub chunker: u64,
+    /// Smallest, average and largest chunk in bytes.
+    pub chunk_sizes: [u32; 3],
+    /// Epoch of the reading, index and authority keys that new objects use.
+    pub epoch: u32,
+    /// Names of what a program must know to read, to write, to delete.
+    pub features: [Vec<Vec<u8>>; 3],
+    /// Public signing keys of ended keys: what they sign from now on does not count.
+    pub ended: Vec<[u8; 32]>,
+    /// Secrets of earlier epochs, sealed to this epoch's root.
+    pub earlier: Vec<Vec<u8>>,
+    /// Fields of a newer version.
+    pub unknown: Unknown,
+}
+
+impl Config {
+    /// The encoded body.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut m = MapWriter::new();
+        m.field(1).bytes(&self.repository.0);
+        m.field(2).unsigned(self.number);
+        m.field(3).integer(self.created);
+        m.field(4).unsigned(u64::from(self.cipher));
+        let w = m.field(5).array(4).unsigned(self.chunker);
+        for size in self.chunk_sizes {
+            w.unsigned(u64::from(size));
+        }
+        m.field(6).unsigned(u64::from(self.epoch));
+        let w = m.field(7).array(3);
+        for list in &self.features {
+            w.array(list.len());
+            for feature in list {
+                w.bytes(feature);
+            }
+        }
+        let w = m.field(8).array(self.ended.len());
+        for key in &self.ended {
+            w.bytes(key);
+        }
+        let w = m.field(9).array(self.earlier.len());
+        for sealed in &self.earlier {
+            w.bytes(sealed);
+        }
+        m.unknown(&self.unknown);
+        m.finish()
+    }
+
+    /// Reads a body.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let (mut repository, mut number, mut created, mut cipher) = (None, None, None, None);
+        let (mut chunker, mut epoch, mut features) = (None, None, None);
+        let (mut ended, mut earlier) = (Vec::new(), Vec::new());
+        let unknown = map_of(bytes, |key, r| {
+            match key {
+                1 => repository = Some(RepositoryId(r.array_of()?)),
+                2 => number = Some(r.unsigned()?),
+                3 => created = Some(r.integer()?),
+                4 => {
+                    cipher = Some(u8::try_from(r.unsigned()?).map_err(|_| invalid("the cipher is unknown"))?);
+                }
+                5 => {
+                    r.exactly(4)?;
+                    chunker = Some((r.unsigned()?, [r.u32()?, r.u32()?, r.u32()?]));
+                }
+                6 => epoch = Some(r.u32()?),
+                7 => {
+                    r.exactly(3)?;
+                    features = Some([feature_list(r)?, feature_list(r)?, feature_list(r)?]);
+                }
+                8 => {
+                    for _ in 0..r.array()? {
+                        ended.push(r.array_of()?);
+                    }
+                }
+                9 => {
+                    for _ in 0..r.array()? {
+                        earlier.push(r.bytes(4096)?.to_vec());
+                    }
+                }
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        let (chunker, chunk_sizes) = required(chunker, "the chunker")?;
+        let [min, average, max] = chunk_sizes;
+        if min == 0 || min > average || average > max || max as usize > super::tree::CHUNK_MAX {
+            return Err(invalid("the sizes of chunks are out of range"));
+        }
+        Ok(Self {
+            repository: required(repository, "the repository id")?,
+            number: required(number, "the number")?,
+            created: required(created, "the time")?,
+            cipher: required(cipher, "the cipher")?,
+            chunker,
+            chunk_sizes,
+            epoch: required(epoch, "the epoch")?,
+            features: required(features, "the features")?,
+            ended,
+            earlier,
+            unknown,
+        })
+    }
+}
+
+fn feature_list(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>> {
+    let n = r.array()?;
+    if n > FEATURES_MAX {
+        return Err(invalid("too many features"));
+    }
+    let mut list = Vec::new();
+    for _ in 0..n {
+        list.push(r.bytes(FEATURE_LEN_MAX)?.to_vec());
+    }
+    Ok(list)
+}

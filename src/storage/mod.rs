@@ -1,0 +1,144 @@
+//! Where objects lie: a trait with a strict contract, and the stores that keep it.
+//!
+//! A store knows names and bytes, nothing of what they mean, and is not trusted with it. The contract
+//! is small so that a folder, an object store and a server can all keep it; [`conformance`] is the
+//! contract as a test, to be run against every store.
+
+mod folder;
+mod local;
+
+pub mod conformance;
+
+pub use local::Local;
+
+use crate::clock::Time;
+use crate::fault::{Error, Result};
+
+/// Longest name of an object in bytes: fits every file system (255 a segment, 143 under eCryptfs) and
+/// object store (1024), with room for a bucket's prefix. Our own are at most 73.
+pub const MAX_NAME_LEN: usize = 140;
+/// Most segments of a name: bounds how deep a list descends. Our own have at most 3.
+pub const MAX_SEGMENTS: usize = 8;
+/// First segment that no object may have: the local store writes its temporary files there.
+pub(crate) const TEMPORARY: &str = "tmp";
+
+/// An object, as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The whole name, such as `packs/3f/3f2a…`.
+    pub name: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// When it was written, by the store's clock (not ours).
+    pub modified: Time,
+}
+
+/// A place that keeps immutable objects.
+///
+/// Names are segments of `[0-9a-zA-Z._-]` joined by `/` (see [`check_name`]); any other is a `Misuse`,
+/// by every method, before anything is done. All methods may be called from many threads and from
+/// many machines at once. Errors name the object and the store.
+///
+/// What holds beyond the single method:
+/// - an object is seen whole or not at all, by every method, also while it is being put;
+/// - an object that was there before a list began, and still is when it ends, is in the list;
+/// - a failed put leaves nothing behind that a list would show, unless the failure came after the object
+///   was whole (then it is there, and putting it again succeeds).
+pub trait Store: Send + Sync {
+    /// For messages: `/backup/repo`, `s3://bucket/prefix`. Holds no secrets.
+    fn location(&self) -> String;
+
+    /// Stores an object; durable when this returns.
+    ///
+    /// Never over another object: if `name` is there with the same bytes this is `Ok` (a retry), and
+    /// durable as well; with other bytes it is `Damaged`, and nothing changed. Where the server cannot
+    /// promise it, two writers that race with different bytes may both be told `Ok`, and one of them
+    /// wins: names that are hashes or random make that harmless.
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// A whole object of at most `limit` bytes; `Damaged` if it is larger, `Missing` if there is none.
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>>;
+
+    /// Exactly `length` bytes from `offset`; `Damaged` if the object ends before, `Missing` if there is none.
+    fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>>;
+
+    /// Length of an object in bytes; `Missing` if there is none.
+    fn size(&self, name: &str) -> Result<u64>;
+
+    /// All objects below a folder, at any depth, in any order and each once: `packs/`, `packs/3f/`, or
+    /// `""` for the whole store. All of them or an error, never a part; a folder that is not there holds
+    /// none. Temporary files never appear.
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
+
+    /// Deletes an object; durable when this returns. One that is not there is `Ok`.
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// Whether another machine's puts and deletes may show late in lists and sizes (NFS, SMB, FUSE).
+    /// Contents of an object that is found are never stale: objects do not change.
+    fn may_be_stale(&self) -> bool;
+}
+
+/// Checks a name: 1 to [`MAX_NAME_LEN`] bytes, at most [`MAX_SEGMENTS`] segments of `[0-9a-zA-Z._-]`
+/// joined by `/`, none empty, none beginning with a dot (`.` and `..`, and what file systems hide there:
+/// `.nfs…`, `.snapshot`), the first not `tmp`. Else `Misuse`.
+pub fn check_name(name: &str) -> Result<()> {
+    let well_formed = name.len() <= MAX_NAME_LEN
+        && name.split('/').count() <= MAX_SEGMENTS
+        && name.split('/').all(is_segment)
+        && name.split('/').next() != Some(TEMPORARY);
+    match well_formed {
+        true => Ok(()),
+        false => Err(Error::misuse(format!("{:?} cannot be the name of an object", excerpt(name)))),
+    }
+}
+
+/// Checks the prefix of a list: empty, or a well-formed name and a `/`. Else `Misuse`.
+pub fn check_prefix(prefix: &str) -> Result<()> {
+    match prefix.strip_suffix('/') {
+        None if prefix.is_empty() => Ok(()),
+        Some(folder) if check_name(folder).is_ok() => Ok(()),
+        _ => Err(Error::misuse(format!("{:?} cannot be the prefix of a list", excerpt(prefix)))),
+    }
+}
+
+/// Whether `text` can be one segment of a name.
+pub(crate) fn is_segment(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    !text.is_empty() && !text.starts_with('.') && text.bytes().all(plain)
+}
+
+/// The beginning of a bad name, as much as a message can bear.
+fn excerpt(name: &str) -> String {
+    name.chars().take(MAX_NAME_LEN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_relative_names_are_names() {
+        let longest = "a".repeat(MAX_NAME_LEN);
+        for good in ["config/1", "packs/3f/3f2a", "leases/0a-1", "A_b.c-d", "a/tmp", "tmpx", longest.as_str()] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(MAX_NAME_LEN + 1);
+        let deep = ["a"; MAX_SEGMENTS + 1].join("/");
+        for bad in [
+            "", "/", "/x", "x/", "a//b", ".", "..", "../x", "a/../b", "a/.", ".nfs1", "a/.b", "a b", "a\0b", "a\\b", "é",
+            "a\n", "tmp", "tmp/x", &long, &deep,
+        ] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_folders() {
+        for good in ["", "packs/", "packs/3f/"] {
+            assert!(check_prefix(good).is_ok(), "{good}");
+        }
+        for bad in ["packs", "/", "//", "../", "./", "tmp/", "packs//"] {
+            assert!(check_prefix(bad).is_err(), "{bad}");
+        }
+    }
+}
