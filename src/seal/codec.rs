@@ -81,7 +81,7 @@ impl Compressor {
             zstd.compress_to_buffer(raw, &mut self.scratch)
                 .map_err(|e| Error::io("compressing a frame", e))?;
             let saved = raw.len().saturating_sub(self.scratch.len());
-            if saved > 0 && saved >= raw.len() / WORTHWHILE {
+            if saved > 0 && saved * WORTHWHILE >= raw.len() {
                 return Ok(coded(CODEC_ZSTD, &self.scratch));
             }
         }

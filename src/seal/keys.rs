@@ -243,7 +243,20 @@ mod tests {
             keys.id(Kind::Data, b"hello, chunk").hex(),
             keys.id(Kind::Tree, b"hello, chunk").hex(),
         ];
-        let want: [&str; 12] = [""; 12];
+        let want = [
+            "ede25b4c5cf72dbc3e44e0fb597128d81ed4f29ae06fe06820dd7e9d25f5fe78",
+            "8a597a3888be7fcaf352618342dd2899b8854c8f541be72f317709cfdee2797f",
+            "aca05f63b3ff71b320ae5115ddc481ebc36c8b74234ec1975f5b22ec0167305c",
+            "4c80854c503e0a9580a1784265031553a6d267f0bb5a4840e39b9b3a4db2cd1b",
+            "ed882395cf00c8fd2212d8f96a7df28e5fb2c0173839b1f69bb8e51041817131",
+            "5a012223b66c3e3532cccb59596b2543027ac6d2240460ba16ddc03e43fe5fae",
+            "4d9290e4a8bbebd2",
+            "1e63c0c85e26112f5d1cbd2c3c7ea8c713388b4f87ccd51df379c82f90318e84",
+            "d3be10d98ead13748958a1067cda369ec7656e8f89e41858e7f762d2e334dffa",
+            "6f2b598acdcd7dab125cbd29c0dfa09e13352569ab7457abbcdf428c4cf70289",
+            "0ec65bf7d94e524b5a1b8df3811f194a30c7bd578fca03a0a763a0bc51fdd022",
+            "823ad4e36ba54067827e7dd73eb8a95e2ce1d9bda78ecffcd4045e0a83af1046",
+        ];
         assert_eq!(got, want);
     }
 

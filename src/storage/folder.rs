@@ -1,6 +1,7 @@
 //! The steps that the local store is made of: folders, durable and without symbolic links; temporary files
 //! that move into place and never replace another; owners and modes.
 
+use super::TEMPORARY;
 use crate::clock::{self, Time};
 use crate::id::hex;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
@@ -16,10 +17,28 @@ use std::path::Path;
 const ABANDONED_SECONDS: i64 = 24 * 60 * 60;
 /// Mode of the repository's folder when we make it: the owner's alone, as it tells times and sizes.
 const NEW_REPOSITORY_MODE: u32 = 0o700;
+/// What `mkfs` puts into the root of a new disk, and `fsck` needs.
+pub(super) const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 const FRESH: OFlags =
     OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// `statfs(2)` types of file systems that cache what other machines change: NFS, the three of SMB, FUSE
+/// (sshfs, virtiofs; local ones too, which cannot be told apart), 9p, AFS (two), Coda, VirtualBox shares.
+/// From linux/magic.h, compared in their low 32 bits (the field is signed on some machines).
+const CACHING: [u32; 10] = [
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x6573_5546,
+    0x0102_1997,
+    0x5346_414f,
+    0x6b41_4653,
+    0x7375_7245,
+    0x786f_4256,
+];
 
 /// A temporary file or folder with a name of its own, removed when dropped unless it was moved into place.
 #[derive(Debug)]
@@ -113,8 +132,8 @@ impl Drop for Temporary {
     }
 }
 
-/// Removes from the folder `tmp/` what dead writers left. It is a courtesy: readers without the right to do it go on
-/// all the same.
+/// Removes from the folder `tmp/` what dead writers left. It is a courtesy: readers without the right to do
+/// it go on all the same.
 pub(super) fn sweep(folder: &OwnedFd, now: Time) {
     let Ok(entries) = Dir::read_from(folder) else { return };
     for entry in entries.flatten().filter(|e| is_temporary(e.file_name().to_bytes())) {
@@ -138,8 +157,8 @@ pub(super) fn is_temporary(name: &[u8]) -> bool {
         && random.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// Gives a new file or folder the group and mode of the repository's folder, and its owner when we are root:
-/// else what root's backup writes locks its owner out. Objects are never writable.
+/// Gives a new file or folder the group and mode of the repository's folder, and its owner when we are
+/// root: else what root's backup writes locks its owner out. Objects are never writable.
 pub(super) fn adopt(fd: impl AsFd, root: &File, is_folder: bool) -> io::Result<()> {
     let root = root.metadata()?;
     let own = rustix::fs::fstat(&fd)?;
@@ -182,6 +201,47 @@ pub(super) fn sync_folder(folder: impl AsFd) -> rustix::io::Result<()> {
     }
 }
 
+/// Whether another machine's changes may show late in this file system.
+pub(super) fn may_be_stale(folder: &File) -> rustix::io::Result<bool> {
+    // Truncated on purpose: see `CACHING`.
+    let kind = retry_on_intr(|| rustix::fs::fstatfs(folder))?.f_type as u32;
+    Ok(CACHING.contains(&kind))
+}
+
+/// The first thing in the folder that keeps it from being a new repository.
+pub(super) fn occupant(root: &File) -> io::Result<Option<String>> {
+    for entry in Dir::read_from(root)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        let harmless = match name {
+            b"." | b".." | LOST_AND_FOUND => true,
+            _ if name == TEMPORARY.as_bytes() => has_only_leftovers(root)?,
+            _ => false,
+        };
+        if !harmless {
+            return Ok(Some(String::from_utf8_lossy(name).into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether `tmp` is ours, and not somebody's folder of that name.
+fn has_only_leftovers(root: &File) -> io::Result<bool> {
+    let folder = match open_folder(root, TEMPORARY) {
+        Ok(folder) => folder,
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
+    for entry in Dir::new(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") && !is_temporary(name) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Makes a folder and those above it, durable.
 pub(super) fn make_folders(path: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
@@ -207,4 +267,98 @@ pub(super) fn make_folders(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::path::PathBuf;
+
+    /// A folder for one test, removed with it.
+    pub(in crate::storage) struct Scratch(pub(in crate::storage) PathBuf);
+
+    impl Scratch {
+        pub(in crate::storage) fn new() -> Self {
+            // In memory where possible: thousands of syncs would tell nothing more on a disk.
+            let shared = Path::new("/dev/shm");
+            let base = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
+            let path = base.join(format!("pastfs-test-{}", hex(&clock::random_array::<8>())));
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            path.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn no_way_of_placing_replaces_another_file() {
+        let scratch = Scratch::new();
+        for way in [Way::Rename, Way::Link, Way::Check] {
+            let folder = open_named(&scratch.0).unwrap();
+            for (text, expected) in [("first", Ok(())), ("second", Err(Errno::EXIST))] {
+                let (mut fresh, mut file) = Temporary::file(open_named(&scratch.0).unwrap()).unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                assert_eq!(fresh.place_by(way, &folder, "object"), expected, "{way:?}");
+            }
+            assert_eq!(std::fs::read(scratch.0.join("object")).unwrap(), b"first", "{way:?}");
+            assert_eq!(names(&scratch.0), ["object"], "{way:?}");
+            std::fs::remove_file(scratch.0.join("object")).unwrap();
+        }
+    }
+
+    #[test]
+    fn no_way_of_placing_replaces_a_folder_with_objects() {
+        let scratch = Scratch::new();
+        let folder = open_named(&scratch.0).unwrap();
+        std::fs::create_dir(scratch.0.join("packs")).unwrap();
+        std::fs::write(scratch.0.join("packs/object"), "x").unwrap();
+        for way in [Way::Rename, Way::Link, Way::Check] {
+            let (mut fresh, _) = Temporary::folder(open_named(&scratch.0).unwrap()).unwrap();
+            assert!(fresh.place_by(way, &folder, "packs").is_err(), "{way:?}");
+        }
+        let (mut fresh, _) = Temporary::folder(open_named(&scratch.0).unwrap()).unwrap();
+        fresh.place(&folder, "index").unwrap();
+        drop(fresh);
+        assert_eq!(names(&scratch.0), ["index", "packs"]);
+        assert_eq!(names(&scratch.0.join("packs")), ["object"]);
+    }
+
+    #[test]
+    fn only_old_temporaries_are_swept_and_nothing_else() {
+        let scratch = Scratch::new();
+        let of = |n: u8| format!("{}-{}", u32::from(n) + 1, hex(&[n; 16]));
+        std::fs::write(scratch.0.join(of(1)), "x").unwrap();
+        std::fs::create_dir(scratch.0.join(of(2))).unwrap();
+        std::fs::write(scratch.0.join("notes.txt"), "x").unwrap();
+        let folder = open_named(&scratch.0).unwrap();
+        let after = |seconds| Time { seconds: clock::now().seconds + seconds, nanos: 0 };
+        sweep(&folder, after(-1_000_000));
+        sweep(&folder, after(ABANDONED_SECONDS - 100));
+        assert_eq!(names(&scratch.0), [of(1), of(2), "notes.txt".to_owned()]);
+        sweep(&folder, after(ABANDONED_SECONDS + 100));
+        assert_eq!(names(&scratch.0), ["notes.txt"]);
+    }
+
+    #[test]
+    fn only_our_own_names_are_temporary() {
+        let ours = Temporary::new(open_named(Path::new("/")).unwrap(), FileType::RegularFile);
+        assert!(is_temporary(ours.name.as_bytes()));
+        for other in
+            ["", "-", "1-", "12", "x-0123456789abcdef0123456789abcdef", "1-0123456789abcdef0123456789abcde"]
+        {
+            assert!(!is_temporary(other.as_bytes()), "{other}");
+        }
+    }
 }

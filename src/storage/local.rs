@@ -24,31 +24,12 @@ use std::path::{Path, PathBuf};
 const COMPARE_BYTES: usize = 256 * 1024;
 /// Folders remembered as durable; ours are about 300, and forgetting them costs only some syncs.
 const SETTLED_FOLDERS: usize = 4096;
-/// What `mkfs` puts into the root of a new disk, and `fsck` needs.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
-
 /// `NONBLOCK`: a FIFO in place of an object must not hang us.
 const OBJECT: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
-
-/// `statfs(2)` types of file systems that cache what other machines change: NFS, the three of SMB, FUSE (sshfs,
-/// virtiofs; local ones too, which cannot be told apart), 9p, AFS (two), Coda, VirtualBox shares. From
-/// linux/magic.h, compared in their low 32 bits (the field is signed on some machines).
-const CACHING: [u32; 10] = [
-    0x6969,
-    0x517b,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x6573_5546,
-    0x0102_1997,
-    0x5346_414f,
-    0x6b41_4653,
-    0x7375_7245,
-    0x786f_4256,
-];
 
 /// A store in a local folder. See the module's text.
 #[derive(Debug)]
@@ -61,8 +42,9 @@ pub struct Local {
 }
 
 impl Local {
-    /// Opens the store in an existing folder; `NoRepository` if there is none. Whether a repository is in it is for
-    /// the caller to find out. Leftovers of writers that died more than a day ago are removed, if we may.
+    /// Opens the store in an existing folder; `NoRepository` if there is none. Whether a repository is in
+    /// it is for the caller to find out. Leftovers of writers that died more than a day ago are removed, if
+    /// we may.
     pub fn open(path: &Path) -> Result<Self> {
         let store = Self::at(path)?;
         if let Ok(folder) = open_folder(&store.root, TEMPORARY) {
@@ -71,8 +53,8 @@ impl Local {
         Ok(store)
     }
 
-    /// Makes a store in a new folder, and the folders above it, with mode 0700; or in an existing one that is empty
-    /// but for `lost+found` and what a `create` that died left behind. Any other is `Misuse`.
+    /// Makes a store in a new folder, and the folders above it, with mode 0700; or in an existing one that
+    /// is empty but for `lost+found` and what a `create` that died left behind. Any other is `Misuse`.
     pub fn create(path: &Path) -> Result<Self> {
         let doing = || format!("creating {}", path.display());
         folder::make_folders(&std::path::absolute(path).doing(doing)?).doing(doing)?;
@@ -80,7 +62,7 @@ impl Local {
             Fault::NoRepository => e.as_fault(Fault::Misuse),
             _ => e,
         })?;
-        match store.occupant().doing(doing)? {
+        match folder::occupant(&store.root).doing(doing)? {
             None => Ok(store),
             Some(name) => Err(Error::misuse(format!(
                 "{} is not empty: it holds {name:?}, and a repository needs a folder of its own",
@@ -100,48 +82,12 @@ impl Local {
             }
             Err(e) => return Err(e).doing(doing),
         };
-        let kind = retry_on_intr(|| rustix::fs::fstatfs(&root)).doing(doing)?.f_type;
-        // Truncated on purpose: see `CACHING`.
-        let may_be_stale = CACHING.contains(&(kind as u32));
+        let may_be_stale = folder::may_be_stale(&root).doing(doing)?;
         Ok(Self { root, path: absolute, may_be_stale, settled: Mutex::default() })
     }
 
-    /// The first thing in the folder that keeps it from being a new repository.
-    fn occupant(&self) -> io::Result<Option<String>> {
-        for entry in Dir::read_from(&self.root)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            let harmless = match name {
-                b"." | b".." | LOST_AND_FOUND => true,
-                _ if name == TEMPORARY.as_bytes() => self.has_only_leftovers()?,
-                _ => false,
-            };
-            if !harmless {
-                return Ok(Some(String::from_utf8_lossy(name).into_owned()));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether `tmp` is ours, and not somebody's folder of that name.
-    fn has_only_leftovers(&self) -> io::Result<bool> {
-        let folder = match open_folder(&self.root, TEMPORARY) {
-            Ok(folder) => folder,
-            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
-            Err(e) => return Err(e.into()),
-        };
-        for entry in Dir::new(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if !matches!(name, b"." | b"..") && !folder::is_temporary(name) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// An error about an object. What stands where a folder or a file must be is damage; and when somebody removed
-    /// the whole repository under us, nothing may look like an honest "there is none".
+    /// An error about an object. What stands where a folder or a file must be is damage; and when somebody
+    /// removed the whole repository under us, nothing may look like an honest "there is none".
     fn failed(&self, doing: String, e: io::Error) -> Error {
         match e.raw_os_error() {
             Some(libc::ELOOP | libc::ENOTDIR | libc::EISDIR | libc::ENXIO) => {
@@ -172,8 +118,8 @@ impl Local {
 
     /// A folder that is there and durable when this returns; made if missing.
     ///
-    /// One that is found may have been made a moment ago by a writer that has not synced it yet, or that died
-    /// before it did: so every folder is synced once by each process that writes below it.
+    /// One that is found may have been made a moment ago by a writer that has not synced it yet, or that
+    /// died before it did: so every folder is synced once by each process that writes below it.
     fn durable_folder(&self, folder: &str) -> io::Result<OwnedFd> {
         if self.settled.lock().contains(folder) {
             match self.folder(folder) {
@@ -201,7 +147,8 @@ impl Local {
         Ok(at)
     }
 
-    /// Makes a folder with its owner and mode at once, so that no other writer finds it half made and is locked out.
+    /// Makes a folder with its owner and mode at once, so that no other writer finds it half made and is
+    /// locked out.
     fn make_folder(&self, parent: &OwnedFd, name: &str) -> io::Result<()> {
         let (mut fresh, folder) = Temporary::folder(self.temporaries()?)?;
         adopt(folder, &self.root, true)?;
@@ -249,7 +196,8 @@ impl Local {
         let folder = self.durable_folder(folder)?;
         match fresh.place(&folder, base) {
             Ok(()) => Ok(sync_folder(&folder)?),
-            // Another writer was first, or a rename that was interrupted (or sent twice, by NFS) had succeeded.
+            // Another writer was first, or a rename that was interrupted (or sent twice, by NFS) had
+            // succeeded.
             Err(e @ (Errno::EXIST | Errno::NOENT)) => match self.confirm(name, bytes)? {
                 true => Ok(()),
                 false => Err(e.into()),
@@ -258,8 +206,8 @@ impl Local {
         }
     }
 
-    /// Whether the object is there already, with these bytes; then it is made durable, as its writer may have died
-    /// before it did so. With other bytes: an error that becomes `Damaged`.
+    /// Whether the object is there already, with these bytes; then it is made durable, as its writer may
+    /// have died before it did so. With other bytes: an error that becomes `Damaged`.
     fn confirm(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
         let file = match self.object(name) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
@@ -303,8 +251,9 @@ impl Local {
             let base = entry.file_name();
             let bytes = base.to_bytes();
             let in_root = folder.is_empty();
-            // Hidden: no object's name, but what file systems keep for themselves (`.nfs0001`, `.snapshot`).
-            let foreign = in_root && (bytes == TEMPORARY.as_bytes() || bytes == LOST_AND_FOUND);
+            // Hidden: no object's name, but what file systems keep for themselves (`.nfs0001`,
+            // `.snapshot`).
+            let foreign = in_root && (bytes == TEMPORARY.as_bytes() || bytes == folder::LOST_AND_FOUND);
             if bytes.starts_with(b".") || foreign {
                 continue;
             }
@@ -363,7 +312,8 @@ impl Store for Local {
             bytes
                 .try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))
                 .map_err(|e| io::Error::new(ErrorKind::OutOfMemory, e))?;
-            // Trust the bytes, not the size: it may be stale. One byte more tells whether there are too many.
+            // Trust the bytes, not the size: it may be stale. One byte more tells whether there are too
+            // many.
             file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
             Ok(if bytes.len() as u64 > limit { Err(bytes.len() as u64) } else { Ok(bytes) })
         };
@@ -405,6 +355,10 @@ impl Store for Local {
             self.list_folder(&folder, &mut found, &mut folders)
                 .map_err(|e| self.failed(format!("listing {folder}/ of {}", self.path.display()), e))?;
         }
+        if self.is_removed() {
+            let gone = io::Error::from(Errno::NOENT);
+            return Err(self.failed(format!("listing {prefix} of {}", self.path.display()), gone));
+        }
         // A folder that changes while it is read may show an entry twice on some file systems.
         found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         found.dedup_by(|a, b| a.name == b.name);
@@ -437,4 +391,221 @@ impl Store for Local {
 /// Folder (`""`: the root) and last segment of a checked name.
 fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('/').unwrap_or(("", name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::conformance::conformance;
+    use crate::storage::folder::tests::Scratch;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn fault<T: std::fmt::Debug>(result: Result<T>) -> Fault {
+        result.unwrap_err().fault()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn is_root() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            eprintln!("not root: this test is partly skipped");
+        }
+        is_root
+    }
+
+    #[test]
+    fn a_local_store_keeps_the_contract() {
+        let scratch = Scratch::new();
+        let next = AtomicU32::new(0);
+        conformance(&|| {
+            let path = scratch.0.join(next.fetch_add(1, Ordering::Relaxed).to_string());
+            Box::new(Local::create(&path).unwrap())
+        });
+        for store in fs::read_dir(&scratch.0).unwrap() {
+            if let Ok(mut temporaries) = store.unwrap().path().join(TEMPORARY).read_dir() {
+                assert!(temporaries.next().is_none(), "a temporary was left behind");
+            }
+        }
+    }
+
+    #[test]
+    fn of_racing_writers_exactly_one_wins() {
+        let scratch = Scratch::new();
+        let store = Local::create(&scratch.0).unwrap();
+        for round in 0..50 {
+            let put = |w: u8| store.put(&format!("notes/{round}"), &[w; 1000]);
+            let won: Vec<u8> = std::thread::scope(|scope| {
+                let writers: Vec<_> =
+                    (0..8).map(|w| scope.spawn(move || put(w).is_ok().then_some(w))).collect();
+                writers.into_iter().filter_map(|t| t.join().unwrap()).collect()
+            });
+            assert_eq!(won.len(), 1, "{won:?}");
+            assert_eq!(store.get(&format!("notes/{round}"), 1000).unwrap(), [won[0]; 1000]);
+        }
+    }
+
+    #[test]
+    fn a_missing_folder_is_no_repository() {
+        let scratch = Scratch::new();
+        assert_eq!(fault(Local::open(&scratch.0.join("none"))), Fault::NoRepository);
+        fs::write(scratch.0.join("file"), "x").unwrap();
+        assert_eq!(fault(Local::open(&scratch.0.join("file"))), Fault::NoRepository);
+        assert_eq!(fault(Local::create(&scratch.0.join("file"))), Fault::Misuse);
+    }
+
+    #[test]
+    fn only_a_new_or_empty_folder_becomes_a_repository() {
+        let scratch = Scratch::new();
+        let new = scratch.0.join("a/b/c");
+        Local::create(&new).unwrap();
+        assert_eq!([mode(&new), mode(&scratch.0.join("a"))], [0o700; 2]);
+        fs::create_dir(new.join("lost+found")).unwrap();
+        // As a writer leaves it that dies in its first put.
+        fs::create_dir(new.join(TEMPORARY)).unwrap();
+        fs::write(new.join(TEMPORARY).join(format!("1-{}", "0".repeat(32))), "x").unwrap();
+        Local::create(&new).unwrap();
+        fs::write(new.join(TEMPORARY).join("letter"), "x").unwrap();
+        let refused = Local::create(&new).unwrap_err();
+        assert_eq!(refused.fault(), Fault::Misuse);
+        assert!(refused.chain().contains(TEMPORARY) && refused.chain().contains("a/b/c"), "{refused:?}");
+        fs::remove_dir_all(new.join(TEMPORARY)).unwrap();
+        fs::write(new.join("photo"), "x").unwrap();
+        assert_eq!(fault(Local::create(&new)), Fault::Misuse);
+    }
+
+    #[test]
+    fn objects_take_owner_group_and_mode_from_the_repository() {
+        let scratch = Scratch::new();
+        for (folder, file) in [(0o700, 0o400), (0o2770, 0o440), (0o755, 0o444), (0o1777, 0o444)] {
+            let path = scratch.0.join(format!("{folder:o}"));
+            let store = Local::create(&path).unwrap();
+            let owner = is_root().then_some(12_345);
+            chown(&path, owner, owner).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(folder)).unwrap();
+            store.put("packs/3f/a", b"x").unwrap();
+            assert_eq!(mode(&path.join("packs/3f/a")), file);
+            for made in ["packs", "packs/3f", TEMPORARY] {
+                assert_eq!(mode(&path.join(made)), folder, "{made}");
+            }
+            let found = fs::metadata(path.join("packs/3f/a")).unwrap();
+            let above = fs::metadata(&path).unwrap();
+            assert_eq!((found.uid(), found.gid()), (above.uid(), above.gid()));
+            assert_eq!(fs::metadata(path.join("packs/3f")).unwrap().uid(), above.uid());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_full_and_leaves_nothing_behind() {
+        struct Mounted(PathBuf);
+        impl Drop for Mounted {
+            fn drop(&mut self) {
+                let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+        let scratch = Scratch::new();
+        let path = scratch.0.join("disk");
+        fs::create_dir(&path).unwrap();
+        let options = c"size=1m,mode=700";
+        let flags = rustix::mount::MountFlags::empty();
+        if let Err(e) = rustix::mount::mount("none", &path, "tmpfs", flags, Some(options)) {
+            return eprintln!("no disk can be mounted here ({e}): this test is skipped");
+        }
+        let _mounted = Mounted(path.clone());
+        let store = Local::create(&path).unwrap();
+        store.put("packs/00/small", &[1; 100_000]).unwrap();
+        let failed = store.put("packs/01/large", &[2; 2_000_000]).unwrap_err();
+        assert_eq!(failed.fault(), Fault::Full);
+        let text = failed.chain();
+        assert!(text.contains("packs/01/large") && text.contains(&store.location()), "{text}");
+        assert_eq!(store.list("").unwrap().len(), 1);
+        assert_eq!(path.join(TEMPORARY).read_dir().unwrap().count(), 0);
+        store.put("packs/01/fits", &[3; 500_000]).unwrap();
+    }
+
+    #[test]
+    fn symbolic_links_lead_nowhere() {
+        let scratch = Scratch::new();
+        let (path, outside) = (scratch.0.join("repo"), scratch.0.join("outside"));
+        let store = Local::create(&path).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("secret"), "x").unwrap();
+        symlink(&outside, path.join("packs")).unwrap();
+        fs::create_dir(path.join("keys")).unwrap();
+        symlink(outside.join("secret"), path.join("keys/secret")).unwrap();
+        symlink(outside.join("none"), path.join("keys/none")).unwrap();
+        for name in ["packs/secret", "keys/secret", "keys/none"] {
+            assert_eq!(fault(store.get(name, 10)), Fault::Damaged, "{name}");
+            assert_eq!(fault(store.size(name)), Fault::Damaged, "{name}");
+            assert_eq!(fault(store.put(name, b"y")), Fault::Damaged, "{name}");
+        }
+        assert_eq!(fault(store.delete("packs/secret")), Fault::Damaged);
+        for prefix in ["packs/", "keys/", ""] {
+            assert_eq!(fault(store.list(prefix)), Fault::Damaged, "{prefix}");
+        }
+        assert_eq!(fs::read(outside.join("secret")).unwrap(), b"x");
+        assert_eq!(outside.read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_object_is_damage_but_hidden_files_are_not_ours() {
+        let scratch = Scratch::new();
+        let store = Local::create(&scratch.0).unwrap();
+        store.put("keys/1", b"x").unwrap();
+        fs::write(scratch.0.join("keys/.nfs0001"), "x").unwrap();
+        fs::create_dir(scratch.0.join("lost+found")).unwrap();
+        assert_eq!(store.list("").unwrap().len(), 1);
+        let fifo = scratch.0.join("keys/fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(fault(store.get("keys/fifo", 10)), Fault::Damaged);
+        assert_eq!(fault(store.get("keys", 10)), Fault::Damaged);
+        assert_eq!(fault(store.delete("keys")), Fault::Damaged);
+        let text = store.list("keys/").unwrap_err().chain();
+        assert!(text.contains("keys/fifo"), "{text}");
+        fs::remove_file(&fifo).unwrap();
+        fs::write(scratch.0.join("keys/1 (copy)"), "x").unwrap();
+        assert_eq!(fault(store.list("keys/")), Fault::Damaged);
+    }
+
+    #[test]
+    fn the_store_stays_the_same_place_when_its_path_changes() {
+        let scratch = Scratch::new();
+        let (path, moved) = (scratch.0.join("repo"), scratch.0.join("moved"));
+        let store = Local::create(&path).unwrap();
+        store.put("keys/1", b"x").unwrap();
+        fs::rename(&path, &moved).unwrap();
+        Local::create(&path).unwrap();
+        assert_eq!(store.list("keys/").unwrap().len(), 1);
+        store.put("keys/2", b"x").unwrap();
+        assert!(moved.join("keys/2").exists() && !path.join("keys").exists());
+    }
+
+    #[test]
+    fn a_removed_repository_is_not_an_empty_one() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("repo");
+        let store = Local::create(&path).unwrap();
+        store.put("keys/1", b"x").unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(fault(store.list("keys/")), Fault::NoRepository);
+        assert_eq!(fault(store.list("")), Fault::NoRepository);
+        assert_eq!(fault(store.get("keys/1", 10)), Fault::NoRepository);
+        assert_eq!(fault(store.delete("keys/1")), Fault::NoRepository);
+        assert_eq!(fault(store.put("keys/1", b"x")), Fault::NoRepository);
+    }
+
+    #[test]
+    fn folders_that_are_removed_under_a_writer_are_made_again() {
+        let scratch = Scratch::new();
+        let store = Local::create(&scratch.0).unwrap();
+        store.put("packs/3f/a", b"x").unwrap();
+        fs::remove_dir_all(scratch.0.join("packs")).unwrap();
+        fs::remove_dir(scratch.0.join(TEMPORARY)).unwrap();
+        store.put("packs/3f/a", b"x").unwrap();
+        assert_eq!(Local::open(&scratch.0).unwrap().get("packs/3f/a", 1).unwrap(), b"x");
+    }
 }

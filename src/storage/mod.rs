@@ -59,7 +59,8 @@ pub trait Store: Send + Sync {
     /// A whole object of at most `limit` bytes; `Damaged` if it is larger, `Missing` if there is none.
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>>;
 
-    /// Exactly `length` bytes from `offset`; `Damaged` if the object ends before, `Missing` if there is none.
+    /// Exactly `length` bytes from `offset`; `Damaged` if the object ends before, `Missing` if there is
+    /// none.
     fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>>;
 
     /// Length of an object in bytes; `Missing` if there is none.
@@ -119,14 +120,14 @@ mod tests {
     #[test]
     fn only_plain_relative_names_are_names() {
         let longest = "a".repeat(MAX_NAME_LEN);
-        for good in ["config/1", "packs/3f/3f2a", "leases/0a-1", "A_b.c-d", "a/tmp", "tmpx", longest.as_str()] {
+        for good in ["config/1", "packs/3f/3f2a", "leases/0a-1", "A_b.c-d", "a/tmp", "tmpx", &longest] {
             assert!(check_name(good).is_ok(), "{good}");
         }
         let long = "a".repeat(MAX_NAME_LEN + 1);
         let deep = ["a"; MAX_SEGMENTS + 1].join("/");
         for bad in [
-            "", "/", "/x", "x/", "a//b", ".", "..", "../x", "a/../b", "a/.", ".nfs1", "a/.b", "a b", "a\0b", "a\\b", "é",
-            "a\n", "tmp", "tmp/x", &long, &deep,
+            "", "/", "/x", "x/", "a//b", ".", "..", "../x", "a/../b", "a/.", ".nfs1", "a/.b", "a b", "a\0b", "a\\b",
+            "é", "a\n", "tmp", "tmp/x", &long, &deep,
         ] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }

@@ -1,0 +1,33 @@
+//! Folders and long files made of chunks: written bottom-up, read by path.
+//!
+//! Trees name chunks by id only, so moving chunks between packs touches no tree. Pages are cut by
+//! content: an insertion changes one page per level, and equal folders are one tree, whatever
+//! their history.
+
+mod pages;
+mod read;
+mod write;
+
+pub use read::{FileReader, entries, find, lookup, root_entry};
+pub use write::{ContentWriter, FolderWriter};
+
+use crate::fault::Result;
+use crate::format::pack::Space;
+use crate::id::ChunkId;
+use bytes::Bytes;
+
+/// The name of the one entry in a snapshot's root page: the folder `/` itself with its attributes.
+pub const ROOT_NAME: &[u8] = b"root";
+
+/// Where chunks come from: verified plaintext by id.
+pub trait Chunks {
+    /// # Errors
+    /// `Damaged` when no copy of the chunk is whole.
+    fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes>;
+}
+
+/// Where chunks go: answers the id under which the bytes can be found again.
+pub trait Sink {
+    /// Takes one chunk of at most `CHUNK_MAX` bytes.
+    fn put(&mut self, space: Space, bytes: &[u8]) -> Result<ChunkId>;
+}
