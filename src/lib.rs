@@ -3,12 +3,30 @@
 //! The rooms, in the order in which data walks through them on a backup; a room uses only those of the
 //! floors below it (ARCHITECTURE.md).
 
-// 0: ground
+// 0: ground: values, no doing
 pub mod clock;
 pub mod event;
 pub mod fault;
 pub mod format;
 pub mod id;
 
-// 2: shelves
+// 1: hands: each does one thing to bytes
+pub mod chunk;
+pub mod seal;
+pub mod source;
+pub mod storage;
+
+// 2: shelves: where sealed things lie and how to find them
+pub mod index;
+pub mod pack;
 pub mod tree;
+
+// 3: the deep module
+pub mod repository;
+
+// 4: verbs
+pub mod backup;
+pub mod restore;
+
+// 7: words
+pub mod cli;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `pastfs` program: parse, run, exit.
+
+fn main() -> std::process::ExitCode {
+    pastfs::cli::main()
+}

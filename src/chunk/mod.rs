@@ -405,8 +405,7 @@ mod tests {
                 bytes[at..at + 4096].copy_from_slice(&news);
             }
         }
-        let added: usize =
-            chunker.split(&bytes).filter(|c| !before.contains(*c)).map(<[u8]>::len).sum();
+        let added: usize = chunker.split(&bytes).filter(|c| !before.contains(*c)).map(<[u8]>::len).sum();
         assert!(added / 40 < 150 << 10, "{} bytes for each edit", added / 40);
     }
 

@@ -7,6 +7,10 @@ use crate::id::RepositoryId;
 
 /// Most features in one list.
 const FEATURES_MAX: usize = 256;
+/// Longest parameters of a chunker in bytes.
+const CHUNKER_LEN_MAX: usize = 64;
+/// Longest sealed secrets of one earlier epoch in bytes.
+const EARLIER_LEN_MAX: usize = 4096;
 /// Longest name of a feature in bytes.
 const FEATURE_LEN_MAX: usize = 64;
 
@@ -23,8 +27,8 @@ pub struct Config {
     pub cipher: u8,
     /// Chunker of new content: kind (1 FastCDC 2020, 2 fixed size).
     pub chunker: u64,
-    /// Smallest, average and largest chunk in bytes.
-    pub chunk_sizes: [u32; 3],
+    /// Its parameters: u32 big endian each; smallest, average, largest chunk, or the fixed size.
+    pub chunker_parameters: Vec<u8>,
     /// Epoch of the reading, index and authority keys that new objects use.
     pub epoch: u32,
     /// Names of what a program must know to read, to write, to delete.
@@ -45,10 +49,7 @@ impl Config {
         m.field(2).unsigned(self.number);
         m.field(3).integer(self.created);
         m.field(4).unsigned(u64::from(self.cipher));
-        let w = m.field(5).array(4).unsigned(self.chunker);
-        for size in self.chunk_sizes {
-            w.unsigned(u64::from(size));
-        }
+        m.field(5).array(2).unsigned(self.chunker).bytes(&self.chunker_parameters);
         m.field(6).unsigned(u64::from(self.epoch));
         let w = m.field(7).array(3);
         for list in &self.features {
@@ -73,7 +74,7 @@ impl Config {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut repository, mut number, mut created, mut cipher) = (None, None, None, None);
         let (mut chunker, mut epoch, mut features) = (None, None, None);
-        let (mut ended, mut earlier) = (Vec::new(), Vec::new());
+        let (mut ended, mut earlier) = (None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => repository = Some(RepositoryId(r.array_of()?)),
@@ -83,8 +84,8 @@ impl Config {
                     cipher = Some(u8::try_from(r.unsigned()?).map_err(|_| invalid("the cipher is unknown"))?);
                 }
                 5 => {
-                    r.exactly(4)?;
-                    chunker = Some((r.unsigned()?, [r.u32()?, r.u32()?, r.u32()?]));
+                    r.exactly(2)?;
+                    chunker = Some((r.unsigned()?, r.bytes(CHUNKER_LEN_MAX)?.to_vec()));
                 }
                 6 => epoch = Some(r.u32()?),
                 7 => {
@@ -92,35 +93,35 @@ impl Config {
                     features = Some([feature_list(r)?, feature_list(r)?, feature_list(r)?]);
                 }
                 8 => {
+                    let mut list = Vec::new();
                     for _ in 0..r.array()? {
-                        ended.push(r.array_of()?);
+                        list.push(r.array_of()?);
                     }
+                    ended = Some(list);
                 }
                 9 => {
+                    let mut list = Vec::new();
                     for _ in 0..r.array()? {
-                        earlier.push(r.bytes(4096)?.to_vec());
+                        list.push(r.bytes(EARLIER_LEN_MAX)?.to_vec());
                     }
+                    earlier = Some(list);
                 }
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
-        let (chunker, chunk_sizes) = required(chunker, "the chunker")?;
-        let [min, average, max] = chunk_sizes;
-        if min == 0 || min > average || average > max || max as usize > super::tree::CHUNK_MAX {
-            return Err(invalid("the sizes of chunks are out of range"));
-        }
+        let (chunker, chunker_parameters) = required(chunker, "the chunker")?;
         Ok(Self {
             repository: required(repository, "the repository id")?,
             number: required(number, "the number")?,
             created: required(created, "the time")?,
             cipher: required(cipher, "the cipher")?,
             chunker,
-            chunk_sizes,
+            chunker_parameters,
             epoch: required(epoch, "the epoch")?,
             features: required(features, "the features")?,
-            ended,
-            earlier,
+            ended: required(ended, "the list of ended keys")?,
+            earlier: required(earlier, "the list of earlier secrets")?,
             unknown,
         })
     }

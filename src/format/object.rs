@@ -135,7 +135,10 @@ impl Signed {
         while let Some(k) = fields.next(&mut r)? {
             match k {
                 1 => body = Some(r.bytes(bytes.len())?.to_vec()),
-                2 => certificate = r.bytes(super::CERTIFICATE_MAX)?.to_vec(),
+                2 => match r.bytes(super::CERTIFICATE_MAX)? {
+                    [] => return Err(invalid("an empty certificate is left out")),
+                    c => certificate = c.to_vec(),
+                },
                 3 => signature = Some(r.array_of()?),
                 _ => return Err(invalid("a signed body has an unknown field")),
             }
@@ -179,6 +182,9 @@ impl<'a> Envelope<'a> {
 }
 
 /// Reads all fields of a map with `known`, which answers whether it knew the key; keeps the rest.
+///
+/// New fields come behind those that are known, never between or before: that is where they are
+/// written again, and a place between would be one that an earlier version left out for good.
 pub(super) fn map_of<'a>(
     bytes: &'a [u8],
     mut known: impl FnMut(u64, &mut Reader<'a>) -> Result<bool>,
@@ -189,6 +195,9 @@ pub(super) fn map_of<'a>(
     while let Some(k) = fields.next(&mut r)? {
         let mut ahead = r.clone();
         if known(k, &mut ahead)? {
+            if !unknown.0.is_empty() {
+                return Err(invalid("a map has a key that no version has"));
+            }
             r = ahead;
         } else {
             unknown.0.push((k, r.item()?.to_vec()));

@@ -242,30 +242,34 @@ impl PackEntry {
     /// Reads a body, and checks that its numbers agree with each other.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut pack, mut size, mut header) = (None, None, None);
-        let mut counts: Vec<(u32, usize)> = Vec::new();
-        let (mut ids, mut lens): (Vec<ChunkId>, Vec<u32>) = (Vec::new(), Vec::new());
+        let mut counts: Option<Vec<(u32, usize)>> = None;
+        let (mut ids, mut lens): (Option<Vec<ChunkId>>, Option<Vec<u32>>) = (None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => pack = Some(PackId(r.array_of()?)),
                 2 => size = Some(r.unsigned()?),
                 3 => header = Some(r.bytes(PREFIX_LEN + RECIPIENTS_MAX * (8 + SEALED_KEY_LEN))?.to_vec()),
                 4 => {
+                    let mut list = Vec::new();
                     for _ in 0..r.array()? {
                         r.exactly(2)?;
-                        counts.push((r.u32()?, r.u32()? as usize));
+                        list.push((r.u32()?, r.u32()? as usize));
                     }
+                    counts = Some(list);
                 }
                 5 => {
                     let (whole, rest) = r.bytes(bytes.len())?.as_chunks::<ID_LEN>();
                     if !rest.is_empty() {
                         return Err(invalid("the ids of a pack entry are cut off"));
                     }
-                    ids = whole.iter().map(|id| ChunkId(*id)).collect();
+                    ids = Some(whole.iter().map(|id| ChunkId(*id)).collect());
                 }
                 6 => {
+                    let mut list = Vec::new();
                     for _ in 0..r.array()? {
-                        lens.push(r.u32()?);
+                        list.push(r.u32()?);
                     }
+                    lens = Some(list);
                 }
                 _ => return Ok(false),
             }
@@ -273,13 +277,14 @@ impl PackEntry {
         })?;
         let (pack, size) = (required(pack, "the pack")?, required(size, "the size")?);
         let header = required(header, "the header")?;
+        let (ids, lens) = (required(ids, "the ids")?, required(lens, "the lengths")?);
         if lens.len() != ids.len() {
             return Err(invalid("a pack entry has not as many lengths as ids"));
         }
         let mut rest = lens.as_slice();
         let mut end = header.len() as u64;
         let mut frames = Vec::new();
-        for (sealed_len, count) in counts {
+        for (sealed_len, count) in required(counts, "the frames")? {
             let (chunks, more) = rest
                 .split_at_checked(count)
                 .ok_or_else(|| invalid("a pack entry has fewer chunks than its frames"))?;

@@ -1,6 +1,6 @@
 //! `index/<id>`: which chunks lie where in this store, and which packs are retired.
 
-use super::cbor::{MapWriter, Unknown, required};
+use super::cbor::{MapWriter, Reader, Unknown, invalid, required};
 use super::object::map_of;
 use crate::fault::Result;
 use crate::id::{PackId, SegmentId, SessionId};
@@ -73,45 +73,68 @@ impl Segment {
 
     /// Reads a body; the entries stay encoded, and nothing is verified.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut s = Self::default();
-        let mut created = None;
+        let (mut created, mut session, mut certificates) = (None, None, None);
+        let (mut entries, mut retirements, mut replaces) = (None, None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => created = Some(r.integer()?),
-                2 => s.session = Some(SessionId(r.array_of()?)),
+                2 => session = Some(SessionId(r.array_of()?)),
                 3 => {
-                    for _ in 0..r.array()? {
-                        s.certificates.push(r.bytes(super::CERTIFICATE_MAX)?.to_vec());
-                    }
-                }
-                4 | 5 => {
                     let mut list = Vec::new();
                     for _ in 0..r.array()? {
-                        r.exactly(2)?;
-                        let body = r.bytes(bytes.len())?.to_vec();
-                        let mut signatures = Vec::new();
-                        for _ in 0..r.array()? {
-                            r.exactly(2)?;
-                            signatures
-                                .push(Signature { author: r.u32()? as usize, signature: r.array_of()? });
+                        match r.bytes(super::CERTIFICATE_MAX)? {
+                            [] => return Err(invalid("a certificate is empty")),
+                            c => list.push(c.to_vec()),
                         }
-                        list.push(Vouched { body, signatures });
                     }
-                    if key == 4 { s.entries = list } else { s.retirements = list }
+                    certificates = Some(list);
                 }
+                4 => entries = Some(vouched(r, bytes.len())?),
+                5 => retirements = Some(vouched(r, bytes.len())?),
                 6 => {
+                    let mut list = Vec::new();
                     for _ in 0..r.array()? {
-                        s.replaces.push(SegmentId(r.array_of()?));
+                        list.push(SegmentId(r.array_of()?));
                     }
+                    replaces = Some(list);
                 }
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
-        s.unknown = unknown;
-        s.created = required(created, "the time")?;
+        let s = Self {
+            created: required(created, "the time")?,
+            session,
+            certificates: required(certificates, "the list of certificates")?,
+            entries: required(entries, "the list of entries")?,
+            retirements: required(retirements, "the list of retirements")?,
+            replaces: required(replaces, "the list of merged segments")?,
+            unknown,
+        };
+        let mut signatures = s.entries.iter().chain(&s.retirements).flat_map(|v| &v.signatures);
+        if signatures.any(|x| x.author >= s.certificates.len()) {
+            return Err(invalid("a signature names a certificate that is not there"));
+        }
         Ok(s)
     }
+}
+
+fn vouched(r: &mut Reader<'_>, limit: usize) -> Result<Vec<Vouched>> {
+    let mut list = Vec::new();
+    for _ in 0..r.array()? {
+        r.exactly(2)?;
+        let body = r.bytes(limit)?.to_vec();
+        let mut signatures = Vec::new();
+        for _ in 0..r.array()? {
+            r.exactly(2)?;
+            signatures.push(Signature { author: r.u32()? as usize, signature: r.array_of()? });
+        }
+        if signatures.is_empty() {
+            return Err(invalid("nobody signed an entry of a segment"));
+        }
+        list.push(Vouched { body, signatures });
+    }
+    Ok(list)
 }
 
 /// The end of a pack: its chunks are absent to backups from now on.

@@ -177,17 +177,18 @@ impl Secrets {
         }
         m.finish()
     }
-    /// Reads the map.
+    /// Reads the map. Unknown fields are refused: a slot that needs them has a version of its own.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut s = Self::default();
         let (mut id_secret, mut index_key, mut signing_seed) = (None, None, None);
-        map_of(bytes, |key, r| {
+        let mut certificate = None;
+        let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => s.root = Some(r.array_of()?),
                 2 => id_secret = Some(r.array_of()?),
                 3 => index_key = Some(r.array_of()?),
                 4 => signing_seed = Some(r.array_of()?),
-                5 => s.certificate = r.bytes(super::CERTIFICATE_MAX)?.to_vec(),
+                5 => certificate = Some(r.bytes(super::CERTIFICATE_MAX)?.to_vec()),
                 6 => s.reading_secret = Some(r.array_of()?),
                 7 => s.reading_public = Some(r.array_of()?),
                 8 => s.authority = Some(r.array_of()?),
@@ -195,6 +196,10 @@ impl Secrets {
             }
             Ok(true)
         })?;
+        if !unknown.0.is_empty() {
+            return Err(invalid("the secrets of a slot have an unknown field"));
+        }
+        s.certificate = required(certificate, "the certificate")?;
         s.id_secret = required(id_secret, "the id secret")?;
         s.index_key = required(index_key, "the index key")?;
         s.signing_seed = required(signing_seed, "the signing key")?;
@@ -230,20 +235,24 @@ impl Label {
     }
     /// Reads the map.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut l = Self::default();
-        let mut created = None;
-        l.unknown = map_of(bytes, |key, r| {
+        let (mut text, mut user, mut host, mut created) = (None, None, None, None);
+        let unknown = map_of(bytes, |key, r| {
             match key {
-                1 => l.text = r.bytes(TEXT_MAX)?.to_vec(),
-                2 => l.user = r.bytes(TEXT_MAX)?.to_vec(),
-                3 => l.host = r.bytes(TEXT_MAX)?.to_vec(),
+                1 => text = Some(r.bytes(TEXT_MAX)?.to_vec()),
+                2 => user = Some(r.bytes(TEXT_MAX)?.to_vec()),
+                3 => host = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 4 => created = Some(r.integer()?),
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
-        l.created = required(created, "the time")?;
-        Ok(l)
+        Ok(Self {
+            text: required(text, "the text")?,
+            user: required(user, "the user")?,
+            host: required(host, "the host")?,
+            created: required(created, "the time")?,
+            unknown,
+        })
     }
 }
 
@@ -275,7 +284,7 @@ impl Certificate {
     }
     /// Reads a body.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let (mut role, mut public, mut host, mut created) = (None, None, Vec::new(), None);
+        let (mut role, mut public, mut host, mut created) = (None, None, None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => match r.unsigned()? {
@@ -283,7 +292,7 @@ impl Certificate {
                     _ => return Err(invalid("a certificate has an unknown role")),
                 },
                 2 => public = Some(r.array_of()?),
-                3 => host = r.bytes(TEXT_MAX)?.to_vec(),
+                3 => host = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 4 => created = Some(r.integer()?),
                 _ => return Ok(false),
             }
@@ -292,7 +301,7 @@ impl Certificate {
         Ok(Self {
             role: required(role, "the role")?,
             public: required(public, "the public key")?,
-            host,
+            host: required(host, "the host")?,
             created: required(created, "the time")?,
             unknown,
         })

@@ -14,7 +14,8 @@ pub const TAGS_MAX: usize = 256;
 pub const PATH_MAX: usize = 64 << 10;
 /// Most files that a manifest names as not read; the rest is counted.
 pub const UNREAD_MAX: usize = 10_000;
-/// Most sweeps or notes that a lease names.
+/// Most sweeps, and most notes, that a lease names. A longer list is refused, never cut: what a lease
+/// does not name counts as not seen by its holder.
 pub const LEASE_NAMES_MAX: usize = 10_000;
 
 /// How much a snapshot holds and what it cost.
@@ -76,13 +77,15 @@ fn read_time(r: &mut Reader<'_>) -> Result<Time> {
     Time::new(r.integer()?, r.u32()?).ok_or_else(|| invalid("nanoseconds out of range"))
 }
 
-fn read_texts(r: &mut Reader<'_>, count: usize, len: usize) -> Result<Vec<Vec<u8>>> {
+/// The head of an array of at most `limit` items.
+fn names(r: &mut Reader<'_>, limit: usize) -> Result<usize> {
     let n = r.array()?;
-    if n > count {
-        return Err(invalid("a list is over its limit"));
-    }
+    if n > limit { Err(invalid("a list is over its limit")) } else { Ok(n) }
+}
+
+fn read_texts(r: &mut Reader<'_>, count: usize, len: usize) -> Result<Vec<Vec<u8>>> {
     let mut texts = Vec::new();
-    for _ in 0..n {
+    for _ in 0..names(r, count)? {
         texts.push(r.bytes(len)?.to_vec());
     }
     Ok(texts)
@@ -126,13 +129,13 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut time, mut host, mut root, mut session) = (None, None, None, None);
         let (mut parent, mut totals, mut private) = (None, None, None);
-        let (mut tags, mut program) = (Vec::new(), Vec::new());
+        let (mut tags, mut program) = (None, None);
         let (mut began, mut ended) = (None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => time = Some(read_time(r)?),
                 2 => host = Some(r.bytes(TEXT_MAX)?.to_vec()),
-                3 => tags = read_texts(r, TAGS_MAX, TEXT_MAX)?,
+                3 => tags = Some(read_texts(r, TAGS_MAX, TEXT_MAX)?),
                 4 => root = Some(ChunkId(r.array_of()?)),
                 5 => session = Some(SessionId(r.array_of()?)),
                 6 => parent = Some(SnapshotId(r.array_of()?)),
@@ -150,7 +153,7 @@ impl Manifest {
                     });
                 }
                 8 => private = Some(r.bytes(bytes.len())?.to_vec()),
-                9 => program = r.bytes(TEXT_MAX)?.to_vec(),
+                9 => program = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 10 => began = Some(read_time(r)?),
                 11 => ended = Some(read_time(r)?),
                 _ => return Ok(false),
@@ -160,13 +163,13 @@ impl Manifest {
         Ok(Self {
             time: required(time, "the time")?,
             host: required(host, "the host")?,
-            tags,
+            tags: required(tags, "the tags")?,
             root: required(root, "the root")?,
             session: required(session, "the session")?,
             parent,
             totals: required(totals, "the totals")?,
             private: required(private, "the private part")?,
-            program,
+            program: required(program, "the program")?,
             began: required(began, "the begin")?,
             ended: required(ended, "the end")?,
             unknown,
@@ -213,25 +216,31 @@ impl Private {
     }
     /// Reads the map.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut p = Self::default();
+        let (mut paths, mut unread, mut unread_total) = (None, None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
-                1 => p.paths = read_texts(r, usize::MAX, PATH_MAX)?,
+                1 => paths = Some(read_texts(r, usize::MAX, PATH_MAX)?),
                 2 => {
-                    for _ in 0..r.array()? {
+                    let mut list = Vec::new();
+                    for _ in 0..names(r, UNREAD_MAX)? {
                         r.exactly(3)?;
                         let path = r.bytes(PATH_MAX)?.to_vec();
                         let reason = r.bytes(TEXT_MAX)?.to_vec();
-                        p.unread.push(Unread { path, reason, changed: r.boolean()? });
+                        list.push(Unread { path, reason, changed: r.boolean()? });
                     }
+                    unread = Some(list);
                 }
-                3 => p.unread_total = r.unsigned()?,
+                3 => unread_total = Some(r.unsigned()?),
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
-        p.unknown = unknown;
-        Ok(p)
+        Ok(Self {
+            paths: required(paths, "the paths")?,
+            unread: required(unread, "the list of unread files")?,
+            unread_total: required(unread_total, "the number of unread files")?,
+            unknown,
+        })
     }
 }
 
@@ -307,7 +316,7 @@ impl Note {
     /// Reads a body.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut action, mut time, mut session) = (None, None, None);
-        let (mut snapshots, mut tags) = (Vec::new(), Vec::new());
+        let (mut snapshots, mut tags) = (None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => {
@@ -318,11 +327,13 @@ impl Note {
                 }
                 2 => time = Some(read_time(r)?),
                 3 => {
+                    let mut list = Vec::new();
                     for _ in 0..r.array()? {
-                        snapshots.push(SnapshotId(r.array_of()?));
+                        list.push(SnapshotId(r.array_of()?));
                     }
+                    snapshots = Some(list);
                 }
-                4 => tags = read_texts(r, TAGS_MAX, TEXT_MAX)?,
+                4 => tags = Some(read_texts(r, TAGS_MAX, TEXT_MAX)?),
                 5 => session = Some(SessionId(r.array_of()?)),
                 _ => return Ok(false),
             }
@@ -331,8 +342,8 @@ impl Note {
         Ok(Self {
             action: required(action, "the action")?,
             time: required(time, "the time")?,
-            snapshots,
-            tags,
+            snapshots: required(snapshots, "the snapshots")?,
+            tags: required(tags, "the tags")?,
             session,
             unknown,
         })
@@ -389,8 +400,8 @@ impl Lease {
     /// Reads a body.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut session, mut number, mut began, mut written) = (None, None, None, None);
-        let (mut sweeps, mut forgets) = (Vec::new(), Vec::new());
-        let (mut host, mut purpose, mut done) = (Vec::new(), Vec::new(), None);
+        let (mut sweeps, mut forgets) = (None, None);
+        let (mut host, mut purpose, mut done) = (None, None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => session = Some(SessionId(r.array_of()?)),
@@ -398,17 +409,21 @@ impl Lease {
                 3 => began = Some(read_time(r)?),
                 4 => written = Some(read_time(r)?),
                 5 => {
-                    for _ in 0..r.array()?.min(LEASE_NAMES_MAX) {
-                        sweeps.push(SessionId(r.array_of()?));
+                    let mut list = Vec::new();
+                    for _ in 0..names(r, LEASE_NAMES_MAX)? {
+                        list.push(SessionId(r.array_of()?));
                     }
+                    sweeps = Some(list);
                 }
                 6 => {
-                    for _ in 0..r.array()?.min(LEASE_NAMES_MAX) {
-                        forgets.push(NoteId(r.array_of()?));
+                    let mut list = Vec::new();
+                    for _ in 0..names(r, LEASE_NAMES_MAX)? {
+                        list.push(NoteId(r.array_of()?));
                     }
+                    forgets = Some(list);
                 }
-                7 => host = r.bytes(TEXT_MAX)?.to_vec(),
-                8 => purpose = r.bytes(TEXT_MAX)?.to_vec(),
+                7 => host = Some(r.bytes(TEXT_MAX)?.to_vec()),
+                8 => purpose = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 9 => done = Some(r.boolean()?),
                 _ => return Ok(false),
             }
@@ -419,10 +434,10 @@ impl Lease {
             number: required(number, "the number")?,
             began: required(began, "the begin")?,
             written: required(written, "the time")?,
-            sweeps,
-            forgets,
-            host,
-            purpose,
+            sweeps: required(sweeps, "the sweeps")?,
+            forgets: required(forgets, "the forget notes")?,
+            host: required(host, "the host")?,
+            purpose: required(purpose, "the purpose")?,
             done: required(done, "whether it is done")?,
             unknown,
         })

@@ -27,6 +27,7 @@ pub const INLINE_MAX: usize = 96;
 pub const PAGE_MAX: usize = 256 << 10;
 /// Most levels of pages above the leaves.
 pub const LEVEL_MAX: u8 = 16;
+const LEVELS: u64 = LEVEL_MAX as u64;
 /// Largest chunk in bytes.
 pub const CHUNK_MAX: usize = 8 << 20;
 
@@ -60,6 +61,9 @@ impl Node {
     const FIFO: u64 = 6;
     const SOCKET: u64 = 7;
 
+    fn knows(code: u64) -> bool {
+        (Self::FILE..=Self::SOCKET).contains(&code)
+    }
     fn code(&self) -> u64 {
         match self {
             Node::File(_) => Self::FILE,
@@ -153,7 +157,7 @@ pub struct Entry {
     /// Chunker that the content was cut with, where it is not the repository's default: kind and
     /// its parameters.
     pub chunker: Option<(u64, Vec<u8>)>,
-    /// Fields of a newer version.
+    /// Fields of a newer version. For [`Node::Unknown`] also those that say what belongs to the type.
     pub unknown: Unknown,
 }
 
@@ -207,7 +211,9 @@ mod key {
     pub const TARGET: u64 = 19;
     pub const RDEV: u64 = 20;
     pub const CHUNKER: u64 = 21;
-    pub const LAST: u64 = 21;
+    /// From here on the type decides what a field means: those of an unknown type are kept as they are.
+    pub const TYPED: u64 = CONTENT;
+    pub const LAST: u64 = CHUNKER;
 }
 
 impl Entry {
@@ -275,6 +281,10 @@ impl Entry {
         let mut fields = r.map()?;
         while let Some(k) = fields.next(r)? {
             match k {
+                // Keys rise, so the type is known by now.
+                key::TYPED.. if k > key::LAST || code.is_some_and(|c| !Node::knows(c)) => {
+                    unknown.0.push((k, r.item()?.to_vec()));
+                }
                 key::NAME => name = Some(entry_name(r)?),
                 key::TYPE => code = Some(r.unsigned()?),
                 key::MODE => mode = Some(r.u32()?),
@@ -308,7 +318,6 @@ impl Entry {
                     r.exactly(2)?;
                     chunker = Some((r.unsigned()?, r.bytes(64)?.to_vec()));
                 }
-                k if k > key::LAST => unknown.0.push((k, r.item()?.to_vec())),
                 _ => return Err(invalid("an entry has a key that no version has")),
             }
         }
@@ -377,7 +386,13 @@ fn decode_xattrs(r: &mut Reader<'_>) -> Result<Vec<Xattr>> {
         if xattrs.last().is_some_and(|x| x.name >= name) {
             return Err(invalid("xattrs are not sorted"));
         }
-        xattrs.push(Xattr { name, value: Content::decode(r, XATTR_INLINE_MAX)? });
+        let value = Content::decode(r, XATTR_INLINE_MAX)?;
+        if let Content::Extents(extents) = &value
+            && extents.iter().any(|e| e.at == At::Hole)
+        {
+            return Err(invalid("an xattr has a hole"));
+        }
+        xattrs.push(Xattr { name, value });
     }
     Ok(xattrs)
 }
@@ -436,6 +451,7 @@ impl Extent {
     /// `n` extents; inside a page of `level`, lists must be of the level below.
     fn decode_many(r: &mut Reader<'_>, n: usize, level: Option<u8>) -> Result<Vec<Self>> {
         let mut extents = Vec::new();
+        let mut sum = 0u64;
         for _ in 0..n {
             let parts = r.array()?;
             let len = r.unsigned()?;
@@ -445,7 +461,7 @@ impl Extent {
                 3 => {
                     let id = ChunkId(r.array_of()?);
                     match r.unsigned()? {
-                        l @ 1..=16 => At::List(id, l as u8),
+                        l @ 1..=LEVELS => At::List(id, l as u8),
                         _ => return Err(invalid("a list of extents has no such level")),
                     }
                 }
@@ -459,6 +475,7 @@ impl Extent {
             if len == 0 || !fits {
                 return Err(invalid("an extent is out of range"));
             }
+            sum = sum.checked_add(len).ok_or_else(|| invalid("a content is longer than 2^64"))?;
             extents.push(Extent { len, at });
         }
         Ok(extents)
@@ -514,7 +531,7 @@ impl Page {
                 }
                 Page::Leaf(entries)
             }
-            1..=16 if n > 0 => {
+            1..=LEVELS if n > 0 => {
                 let mut pages: Vec<PageRef> = Vec::new();
                 for _ in 0..n {
                     r.exactly(2)?;
@@ -551,7 +568,7 @@ impl ExtentPage {
         let mut r = Reader::new(bytes);
         r.exactly(2)?;
         let level = match r.unsigned()? {
-            l @ 1..=16 => l as u8,
+            l @ 1..=LEVELS => l as u8,
             _ => return Err(invalid("a page has no such level")),
         };
         let n = r.array()?;

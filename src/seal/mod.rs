@@ -9,7 +9,7 @@
 //! - [`sign`]: Ed25519 signatures bound to a purpose and a repository (RFC 8032),
 //! - [`password`]: from a password or a key file to the key of a slot (RFC 9106).
 //!
-//! Whatever fails to authenticate is [`Fault::Damaged`](crate::fault::Fault::Damaged) and
+//! Whatever fails to authenticate is [`Fault::Damaged`] and
 //! yields no bytes; the caller says which object it was. Secrets are wiped when dropped as far as
 //! they lie in our own types; the expanded keys inside `ring` are not, as it has no means for it.
 

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 const COMPARE_BYTES: usize = 256 * 1024;
 /// Folders remembered as durable; ours are about 300, and forgetting them costs only some syncs.
 const SETTLED_FOLDERS: usize = 4096;
+
 /// `NONBLOCK`: a FIFO in place of an object must not hang us.
 const OBJECT: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
@@ -180,7 +181,7 @@ impl Local {
         let file = File::from(retry_on_intr(|| rustix::fs::openat(&folder, base, OBJECT, Mode::empty()))?);
         match file.metadata()?.is_file() {
             true => Ok(file),
-            false => Err(io::Error::new(ErrorKind::InvalidData, "it is not a regular file")),
+            false => Err(damaged("it is not a regular file")),
         }
     }
 
@@ -196,8 +197,7 @@ impl Local {
         let folder = self.durable_folder(folder)?;
         match fresh.place(&folder, base) {
             Ok(()) => Ok(sync_folder(&folder)?),
-            // Another writer was first, or a rename that was interrupted (or sent twice, by NFS) had
-            // succeeded.
+            // Another writer was first, or a rename that was interrupted had succeeded.
             Err(e @ (Errno::EXIST | Errno::NOENT)) => match self.confirm(name, bytes)? {
                 true => Ok(()),
                 false => Err(e.into()),
@@ -224,23 +224,15 @@ impl Local {
             equal = found == wanted;
         }
         if !equal {
-            return Err(io::Error::new(
-                ErrorKind::InvalidData,
-                "another object of that name is there already",
-            ));
+            return Err(damaged("another object of that name is there already"));
         }
         file.sync_all()?;
         sync_folder(&self.durable_folder(split(name).0)?)?;
         Ok(true)
     }
 
-    /// Lists one folder into `found`, and its folders into `folders`.
-    fn list_folder(
-        &self,
-        folder: &str,
-        found: &mut Vec<Listed>,
-        folders: &mut Vec<String>,
-    ) -> io::Result<()> {
+    /// Lists one folder into `found`, and the folders in it into `inner`.
+    fn list_folder(&self, folder: &str, found: &mut Vec<Listed>, inner: &mut Vec<String>) -> io::Result<()> {
         let mut entries = match self.folder(folder) {
             // Not there, or gone since we saw it, with all that was in it.
             Err(Errno::NOENT) if !self.is_removed() => return Ok(()),
@@ -251,8 +243,7 @@ impl Local {
             let base = entry.file_name();
             let bytes = base.to_bytes();
             let in_root = folder.is_empty();
-            // Hidden: no object's name, but what file systems keep for themselves (`.nfs0001`,
-            // `.snapshot`).
+            // Hidden: what file systems keep for themselves (`.nfs0001`, `.snapshot`).
             let foreign = in_root && (bytes == TEMPORARY.as_bytes() || bytes == folder::LOST_AND_FOUND);
             if bytes.starts_with(b".") || foreign {
                 continue;
@@ -266,11 +257,10 @@ impl Local {
             let name = if in_root { base.into_owned() } else { format!("{folder}/{base}") };
             let kind = FileType::from_raw_mode(stat.st_mode);
             if !matches!(kind, FileType::RegularFile | FileType::Directory) || check_name(&name).is_err() {
-                let text = format!("{name:?} cannot be an object, and belongs to no repository");
-                return Err(io::Error::new(ErrorKind::InvalidData, text));
+                return Err(damaged(format!("{name:?} cannot be an object, and belongs to no repository")));
             }
             if kind == FileType::Directory {
-                folders.push(name);
+                inner.push(name);
                 continue;
             }
             let modified = Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
@@ -312,8 +302,7 @@ impl Store for Local {
             bytes
                 .try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))
                 .map_err(|e| io::Error::new(ErrorKind::OutOfMemory, e))?;
-            // Trust the bytes, not the size: it may be stale. One byte more tells whether there are too
-            // many.
+            // Trust the bytes, not the size: it may be stale. One more tells whether there are too many.
             file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
             Ok(if bytes.len() as u64 > limit { Err(bytes.len() as u64) } else { Ok(bytes) })
         };
@@ -388,6 +377,11 @@ impl Store for Local {
     }
 }
 
+/// An error that becomes `Damaged`.
+fn damaged(text: impl Into<String>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, text.into())
+}
+
 /// Folder (`""`: the root) and last segment of a checked name.
 fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('/').unwrap_or(("", name))
@@ -408,14 +402,6 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
-    }
-
-    fn is_root() -> bool {
-        let is_root = rustix::process::geteuid().is_root();
-        if !is_root {
-            eprintln!("not root: this test is partly skipped");
-        }
-        is_root
     }
 
     #[test]
@@ -481,10 +467,11 @@ mod tests {
     #[test]
     fn objects_take_owner_group_and_mode_from_the_repository() {
         let scratch = Scratch::new();
+        // Only root may give files away; others see the modes alone.
+        let owner = rustix::process::geteuid().is_root().then_some(12_345);
         for (folder, file) in [(0o700, 0o400), (0o2770, 0o440), (0o755, 0o444), (0o1777, 0o444)] {
             let path = scratch.0.join(format!("{folder:o}"));
             let store = Local::create(&path).unwrap();
-            let owner = is_root().then_some(12_345);
             chown(&path, owner, owner).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(folder)).unwrap();
             store.put("packs/3f/a", b"x").unwrap();

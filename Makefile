@@ -1,0 +1,72 @@
+# pastfs: `make` lists what there is to make. Everything is built in the release profile, so that RocksDB is
+# compiled once, for tests and for use.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+# Outside the clone: a second clone needs no second quarter of an hour.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/pastfs-build
+PASTFS := $(CARGO_TARGET_DIR)/release/pastfs
+
+.DEFAULT_GOAL := help
+.PHONY: help deps note build test demo install man fuzz soak bench
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r n t; do printf '  make %-9s %s\n' "$$n" "$$t"; done
+
+build: deps note ## build the program (into CARGO_TARGET_DIR, by default ~/.cache/pastfs-build)
+	$(CARGO) build --release --locked
+
+test: deps note ## formatting, clippy without warnings, and all tests that take minutes
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) test --release --locked
+
+demo: build ## back up a real tree twice, mount it, copy it out, compare, and tell what was proven
+	PASTFS="$(PASTFS)" ./demo.sh
+
+install: build ## install the program and its manual pages below PREFIX (/usr/local)
+	install -D -m 755 $(PASTFS) $(DESTDIR)$(PREFIX)/bin/pastfs
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5
+	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
+
+man: deps note ## write the manual pages of the commands anew
+	PASTFS_BLESS=1 $(CARGO) test --release --locked --test main manual
+
+FUZZ_SECONDS ?= 60
+fuzz: deps ## fuzz every decoder, FUZZ_SECONDS (60) each; needs a nightly toolchain and cargo-fuzz
+	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
+	  echo "== $$target"; \
+	  CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+soak: deps note ## the tests that take long
+	$(CARGO) test --release --locked -- --ignored --nocapture
+
+bench: deps note ## the benchmarks
+	$(CARGO) bench --locked
+
+# What is missing, and nothing else, is installed; where that is not possible it is named.
+# command or file : package
+NEEDED := cc:gcc g++:g++ make:make clang:clang fusermount3:fuse3 rsync:rsync getfattr:attr setfacl:acl
+deps:
+	@missing=(); \
+	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair#*:}"); done; \
+	ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || [ -n "$${LIBCLANG_PATH:-}" ] || missing+=(libclang-dev); \
+	command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs, then run this again" >&2; exit 1; }; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  echo "installing what is missing: $${missing[*]}"; \
+	  command -v apt-get >/dev/null || { echo "there is no apt-get here: install $${missing[*]} by hand" >&2; exit 1; }; \
+	  sudo=(); [ "$$(id -u)" = 0 ] || sudo=(sudo); \
+	  if [ "$${#sudo[@]}" -gt 0 ] && ! command -v sudo >/dev/null; then \
+	    echo "there is no sudo here: as root, run: apt-get install $${missing[*]}" >&2; exit 1; fi; \
+	  "$${sudo[@]}" apt-get update -qq && \
+	  "$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$${missing[@]}"; \
+	fi
+
+# Says so at once where RocksDB is not built yet.
+note: deps
+	@ls -d $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a >/dev/null 2>&1 || \
+	  echo "The first build compiles RocksDB: that takes about a quarter of an hour, once."

@@ -1,0 +1,524 @@
+//! The walk merged with the parent's trees.
+//!
+//! Two passes over one stream: `decide` looks at each item as the walk gives it, finds what the parent
+//! knows of it, and has what is new read ahead; `complete` takes the steps in the same order, stores what was
+//! read, and finishes folders. Between the two at most `AHEAD_MAX` steps wait.
+
+use super::files::{self, AHEAD_MAX, Ahead, Loaded, SMALL_MAX, Trouble, What};
+use super::{Options, Report};
+use crate::chunk::Chunker;
+use crate::event::{Event as Told, Observer, Outcome, Stop};
+use crate::fault::{Error, Fault, Result};
+use crate::format::pack::Space;
+use crate::format::tree::{At, Content, Entry, ExtentPage, INLINE_MAX, Node, Stat};
+use crate::id::ChunkId;
+use crate::repository::{Frames, Reader, Repository, Snapshot, Writer};
+use crate::source::{self, Event, Item, Kind, Walk};
+use crate::tree::{self, FolderWriter, ROOT_NAME};
+use crossbeam_channel::Receiver;
+use std::collections::{HashMap, VecDeque};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Contents of hard-linked files that are kept until the next of their names comes; more are read again.
+const LINKS_MAX: usize = 1 << 20;
+
+/// Writes the tree of a snapshot of files; gives its root page.
+#[expect(clippy::too_many_arguments, reason = "the one door between a backup and its walk")]
+pub fn files(
+    repository: &Arc<Repository>,
+    options: &Options,
+    source: source::Options,
+    parent: Option<&Snapshot>,
+    writer: &mut Writer,
+    report: &mut Report,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<ChunkId> {
+    let reader = repository.reader();
+    let mut walk = Walk::new(source)?;
+    let root = match parent {
+        Some(p) if !options.force => tree::root_entry(&*reader, &p.manifest.root).map(Some),
+        _ => Ok(None),
+    };
+    let mut merge = Merge {
+        repository,
+        options,
+        reader,
+        chunker: repository.chunker()?,
+        ahead: Ahead::new()?,
+        writer,
+        report,
+        observer,
+        olds: vec![Old { entries: Vec::new().into_iter(), next: None }],
+        queue: VecDeque::new(),
+        folders: vec![Folder::default()],
+        links: HashMap::new(),
+        key: repository.inode_key(),
+    };
+    // A parent that cannot be read is no parent: everything is read again.
+    match root {
+        Ok(old) => merge.olds[0].entries = old.into_iter().collect::<Vec<_>>().into_iter(),
+        Err(e) => observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain()))),
+    }
+    for event in walk.by_ref() {
+        stop.check()?;
+        merge.decide(event);
+        while merge.queue.len() > AHEAD_MAX {
+            merge.complete()?;
+        }
+    }
+    while !merge.queue.is_empty() {
+        stop.check()?;
+        merge.complete()?;
+    }
+    merge.root()
+}
+
+/// The parent's entries of a folder, from where the walk is.
+struct Old {
+    entries: std::vec::IntoIter<Entry>,
+    next: Option<Entry>,
+}
+
+impl Old {
+    /// The entry of that name; those before it were deleted. Names come in rising order.
+    fn find(&mut self, name: &[u8]) -> Option<Entry> {
+        loop {
+            let entry = match self.next.take() {
+                Some(entry) => entry,
+                None => self.entries.next()?,
+            };
+            match entry.name.as_slice().cmp(name) {
+                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal => return Some(entry),
+                std::cmp::Ordering::Greater => {
+                    self.next = Some(entry);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// What is to be done, in the order of the walk.
+enum Step {
+    Enter(Box<Coming>, usize),
+    Leaf(Box<Coming>),
+    Leave,
+    Failed(PathBuf, Error),
+}
+
+/// An item whose entry is in the making.
+struct Coming {
+    item: Item,
+    old: Option<Entry>,
+    /// Nothing, when the old entry says it all.
+    loaded: Option<Receiver<Result<Loaded>>>,
+    /// Content that is known to be stored.
+    content: Option<Content>,
+}
+
+/// A folder in the making.
+#[derive(Default)]
+struct Folder {
+    coming: Option<Box<Coming>>,
+    entries: Vec<Entry>,
+    /// An entry differs from the parent's.
+    differs: bool,
+    /// How many entries the parent's folder has.
+    old_len: usize,
+}
+
+struct Merge<'a> {
+    repository: &'a Arc<Repository>,
+    options: &'a Options,
+    reader: Arc<Reader>,
+    chunker: Chunker,
+    ahead: Ahead,
+    writer: &'a mut Writer,
+    report: &'a mut Report,
+    observer: &'a Arc<dyn Observer>,
+    olds: Vec<Old>,
+    queue: VecDeque<Step>,
+    folders: Vec<Folder>,
+    links: HashMap<(u64, u64), Content>,
+    key: [u8; 32],
+}
+
+impl Merge<'_> {
+    fn decide(&mut self, event: Event) {
+        let step = match event {
+            Event::Failed { path, error } => Step::Failed(path, error),
+            Event::Leave => {
+                self.olds.pop();
+                Step::Leave
+            }
+            Event::Enter(item) => {
+                let coming = self.coming(item);
+                let children = match coming.old.as_ref().map(|o| &o.node) {
+                    Some(Node::Folder(id)) => tree::entries(&*self.reader, id),
+                    _ => Ok(Vec::new()),
+                };
+                let children = children.unwrap_or_else(|e| {
+                    let path = coming.item.path();
+                    self.observer.event(Told::Warning(&format!(
+                        "{} is read again: the parent snapshot's folder cannot be read: {}",
+                        path.display(),
+                        e.chain()
+                    )));
+                    Vec::new()
+                });
+                let count = children.len();
+                self.olds.push(Old { entries: children.into_iter(), next: None });
+                Step::Enter(coming, count)
+            }
+            Event::Leaf(item) => Step::Leaf(self.coming(item)),
+        };
+        self.queue.push_back(step);
+    }
+
+    /// Finds the old entry, decides what must be read, and begins to read it.
+    fn coming(&mut self, item: Item) -> Box<Coming> {
+        let name = if item.name.is_empty() { ROOT_NAME } else { &item.name };
+        let old = self.olds.last_mut().and_then(|o| o.find(name)).filter(|o| same_kind(&o.node, item.kind));
+        if old.as_ref().is_some_and(|o| self.is_unchanged(o, &item)) {
+            return Box::new(Coming { item, old, loaded: None, content: None });
+        }
+        let content = match &old {
+            // The content is the same by size and mtime; the attributes may not be.
+            Some(Entry { node: Node::File(content), stat, .. })
+                if self.options.ignore_ctime
+                    && !stat.fresh
+                    && stat.size == item.stat.size
+                    && stat.mtime == item.stat.mtime =>
+            {
+                Some(content.clone())
+            }
+            _ => self.recorded(&item),
+        };
+        let what = if content.is_some() { What::Attributes } else { What::All };
+        let big = item.kind == Kind::File && what == What::All && item.stat.size > SMALL_MAX;
+        // Big files are opened when their turn comes: at most one at a time.
+        let loaded = if big { None } else { Some(self.ahead.load(item.clone(), what)) };
+        Box::new(Coming { item, old, loaded, content })
+    }
+
+    /// Whether the old entry says it all. A fresh one may have changed unseen.
+    fn is_unchanged(&self, old: &Entry, item: &Item) -> bool {
+        let (a, b) = (&old.stat, &item.stat);
+        let known = !matches!(old.node, Node::Unknown(_)) && old.unknown.0.is_empty();
+        known && !a.fresh && same_size(old, b.size) && a.mtime == b.mtime && a.ctime == b.ctime
+    }
+
+    /// Content that a backup stored which was not finished.
+    fn recorded(&self, item: &Item) -> Option<Content> {
+        if item.kind != Kind::File || self.options.force {
+            return None;
+        }
+        let index = self.repository.index().ok()?;
+        let record = index.file(&self.record_key(&item.path())).ok()??;
+        let content = files::decode_record(&record, &item.stat, item.inode).ok()??;
+        self.is_stored(&content).then_some(content)
+    }
+
+    fn record_key(&self, path: &Path) -> [u8; 16] {
+        let hash = blake3::keyed_hash(&self.key, path.as_os_str().as_bytes());
+        let mut key = [0; 16];
+        key.copy_from_slice(&hash.as_bytes()[..16]);
+        key
+    }
+
+    /// Whether all chunks of a content are known.
+    fn is_stored(&self, content: &Content) -> bool {
+        match files::flat_chunks(content) {
+            Some(chunks) => chunks.iter().all(|id| self.writer.knows(id)),
+            None => self.are_pages_stored(content),
+        }
+    }
+
+    fn are_pages_stored(&self, content: &Content) -> bool {
+        let Content::Extents(extents) = content else { return true };
+        extents.iter().all(|e| match e.at {
+            At::Hole => true,
+            At::Chunk(id) => self.writer.knows(&id),
+            At::List(id, _) => {
+                let page = self.writer.knows(&id).then(|| self.reader.chunk(Space::Trees, &id).ok()).flatten();
+                page.and_then(|p| ExtentPage::decode(&p).ok())
+                    .is_some_and(|p| self.are_pages_stored(&Content::Extents(p.extents)))
+            }
+        })
+    }
+
+    /// Takes the next step.
+    fn complete(&mut self) -> Result<()> {
+        match self.queue.pop_front() {
+            Some(Step::Enter(coming, old_len)) => {
+                self.report.totals.folders += 1;
+                self.folders.push(Folder { coming: Some(coming), old_len, ..Folder::default() });
+            }
+            Some(Step::Leaf(coming)) => {
+                let path = coming.item.path();
+                self.observer.event(Told::Started(&path));
+                match self.leaf(*coming, &path)? {
+                    Some((entry, outcome)) => self.add(entry, outcome, &path),
+                    None => self.mark_differing(),
+                }
+            }
+            Some(Step::Leave) => self.leave()?,
+            Some(Step::Failed(path, e)) => {
+                self.report.unread(&path, &e.chain(), false, self.observer);
+                self.mark_differing();
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn mark_differing(&mut self) {
+        if let Some(folder) = self.folders.last_mut() {
+            folder.differs = true;
+        }
+    }
+
+    fn add(&mut self, entry: Entry, outcome: Outcome, path: &Path) {
+        let file = matches!(entry.node, Node::File(_));
+        let t = &mut self.report.totals;
+        match &entry.node {
+            Node::File(_) => {
+                t.files += 1;
+                t.bytes += entry.stat.size;
+            }
+            Node::Folder(_) => {}
+            _ => t.others += 1,
+        }
+        let counter = match outcome {
+            Outcome::New => &mut self.report.changes.0,
+            Outcome::Unchanged => &mut self.report.changes.2,
+            _ => &mut self.report.changes.1,
+        };
+        if file {
+            *counter += 1;
+        }
+        self.observer.event(Told::Finished { path, outcome, file });
+        if let Some(folder) = self.folders.last_mut() {
+            folder.entries.push(entry);
+        }
+    }
+
+    /// The entry of what is no folder; `None` when it could not be read.
+    fn leaf(&mut self, coming: Coming, path: &Path) -> Result<Option<(Entry, Outcome)>> {
+        let Coming { item, old, loaded, content } = coming;
+        let big = item.kind == Kind::File && item.stat.size > SMALL_MAX;
+        if let (Some(old), None) = (&old, &loaded)
+            && self.is_unchanged(old, &item)
+        {
+            let old = old.clone();
+            self.observer.event(Told::Bytes(if item.kind == Kind::File { item.stat.size } else { 0 }));
+            return Ok(Some((self.reuse(old, &item), Outcome::Unchanged)));
+        }
+        self.mark_differing();
+        let loaded = match loaded {
+            Some(coming) => coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died"))),
+            None if big => files::load(&item, What::All),
+            None => return Err(Error::bug("an item was neither read nor known")),
+        };
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            // Deleted since it was listed: as if it had been gone before.
+            Err(e) if e.fault() == Fault::Missing => return Ok(None),
+            Err(e) => {
+                self.report.unread(path, &e.chain(), false, self.observer);
+                return Ok(None);
+            }
+        };
+        let outcome = match (&old, &content) {
+            (None, _) => Outcome::New,
+            (Some(_), Some(_)) if self.options.ignore_ctime => Outcome::Unchanged,
+            _ => Outcome::Changed,
+        };
+        match self.entry(&item, loaded, content, path) {
+            Ok(entry) => Ok(Some((entry, outcome))),
+            Err(Trouble::Source(e)) => {
+                self.report.unread(path, &e.chain(), false, self.observer);
+                Ok(None)
+            }
+            Err(Trouble::Repository(e)) => Err(e),
+        }
+    }
+
+    /// An unchanged entry: content and attributes of the parent, what is only known now from the walk.
+    fn reuse(&mut self, old: Entry, item: &Item) -> Entry {
+        let stat = Stat { fresh: old.stat.fresh, ..item.stat.clone() };
+        if stat != old.stat {
+            self.mark_differing();
+        }
+        Entry { stat, ..old }
+    }
+
+    fn entry(
+        &mut self,
+        item: &Item,
+        loaded: Loaded,
+        known: Option<Content>,
+        path: &Path,
+    ) -> std::result::Result<Entry, Trouble> {
+        let Loaded { mut stat, bytes, file, changed, xattrs, target } = loaded;
+        let mut moved = changed;
+        let xattrs = files::store_xattrs(&self.chunker, xattrs, self.writer)?;
+        let node = match (item.kind, target) {
+            (Kind::Symlink, Some(target)) => Node::Symlink(target),
+            (Kind::Char(n), _) => Node::CharDevice(n),
+            (Kind::Block(n), _) => Node::BlockDevice(n),
+            (Kind::Fifo, _) => Node::Fifo,
+            (Kind::Socket, _) => Node::Socket,
+            (Kind::File, _) => {
+                let link = (item.stat.nlink > 1).then_some((item.device, item.inode));
+                let content = match (known, bytes, file) {
+                    (Some(content), ..) => {
+                        self.observer.event(Told::Bytes(stat.size));
+                        content
+                    }
+                    (None, Some(bytes), _) => {
+                        self.count_read(bytes.len() as u64);
+                        self.observer.event(Told::Bytes(bytes.len() as u64));
+                        files::store(&self.chunker, &bytes, Frames::Small, INLINE_MAX, self.writer)?
+                    }
+                    (None, None, Some(file)) => {
+                        let content = link.and_then(|l| self.links.get(&l).cloned());
+                        match content.filter(|c| c.len().is_ok_and(|n| n == stat.size)) {
+                            Some(content) => content,
+                            None => {
+                                let tell = |n| self.observer.event(Told::Bytes(n));
+                                let (content, len) =
+                                    files::store_file(&self.chunker, &file, stat.size, self.writer, &tell)?;
+                                self.count_read(len);
+                                let now = item.restat_open(&file)?;
+                                moved = len != stat.size || now.mtime != stat.mtime || now.ctime != stat.ctime;
+                                stat.size = len;
+                                content
+                            }
+                        }
+                    }
+                    _ => return Err(Error::bug("a file came without its content").into()),
+                };
+                if let Some(link) = link
+                    && self.links.len() < LINKS_MAX
+                {
+                    self.links.insert(link, content.clone());
+                }
+                stat.fresh |= moved;
+                if !stat.fresh && !matches!(content, Content::Inline(_)) {
+                    self.writer.record(
+                        self.record_key(path),
+                        files::encode_record(&stat, item.inode, &content),
+                    );
+                }
+                Node::File(content)
+            }
+            (Kind::Folder | Kind::Symlink, _) => return Err(Error::bug("a folder is no leaf").into()),
+        };
+        if moved {
+            self.report.unread(path, "changed while it was read", true, self.observer);
+        }
+        Ok(Entry { name: item.name.clone(), stat, node, xattrs, chunker: None, unknown: Default::default() })
+    }
+
+    fn count_read(&mut self, bytes: u64) {
+        self.report.totals.read_files += 1;
+        self.report.totals.read_bytes += bytes;
+    }
+
+    /// Finishes the innermost folder.
+    fn leave(&mut self) -> Result<()> {
+        let Some(Folder { coming: Some(coming), entries, differs, old_len }) = self.folders.pop() else {
+            return Err(Error::bug("a folder was left that was not entered"));
+        };
+        let Coming { item, old, loaded, .. } = *coming;
+        let path = item.path();
+        let id = match &old {
+            // Equal entries are an equal tree: nothing to encode, hash or look up.
+            Some(Entry { node: Node::Folder(id), .. }) if !differs && entries.len() == old_len => *id,
+            _ => self.folder(&entries, &path)?,
+        };
+        let name = if item.name.is_empty() { ROOT_NAME.to_vec() } else { item.name.clone() };
+        let reused = match (&old, &loaded) {
+            (Some(old), None) => Some(self.reuse(old.clone(), &item)),
+            _ => None,
+        };
+        let (entry, outcome) = match (reused, loaded) {
+            (Some(entry), _) => {
+                let same = matches!(&entry.node, Node::Folder(o) if *o == id);
+                if !same {
+                    self.mark_differing();
+                }
+                (Entry { node: Node::Folder(id), ..entry }, Outcome::Unchanged)
+            }
+            (None, Some(coming)) => {
+                self.mark_differing();
+                let loaded =
+                    coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died")));
+                let (stat, xattrs) = match loaded {
+                    Ok(l) => (l.stat, files::store_xattrs(&self.chunker, l.xattrs, self.writer)?),
+                    Err(e) => {
+                        self.report.unread(&path, &e.chain(), false, self.observer);
+                        (item.stat.clone(), Vec::new())
+                    }
+                };
+                let outcome = if old.is_some() { Outcome::Changed } else { Outcome::New };
+                let node = Node::Folder(id);
+                (Entry { name, stat, node, xattrs, chunker: None, unknown: Default::default() }, outcome)
+            }
+            (None, None) => return Err(Error::bug("a folder was neither read nor known")),
+        };
+        self.add(entry, outcome, &path);
+        Ok(())
+    }
+
+    fn folder(&mut self, entries: &[Entry], path: &Path) -> Result<ChunkId> {
+        let mut folder = FolderWriter::new();
+        for entry in entries {
+            match folder.push(entry, self.writer) {
+                Err(e) if e.fault() == Fault::Misuse => {
+                    let mut path = path.to_owned();
+                    path.push(std::ffi::OsStr::from_bytes(&entry.name));
+                    self.report.unread(&path, &e.chain(), false, self.observer);
+                }
+                result => result?,
+            }
+        }
+        folder.finish(self.writer)
+    }
+
+    /// The page that holds `/` alone.
+    fn root(mut self) -> Result<ChunkId> {
+        match self.folders.pop() {
+            Some(top) if self.folders.is_empty() && top.entries.len() == 1 => {
+                let mut root = FolderWriter::new();
+                for entry in &top.entries {
+                    root.push(entry, self.writer)?;
+                }
+                root.finish(self.writer)
+            }
+            _ => Err(Error::bug("a walk did not end at the root")),
+        }
+    }
+}
+
+fn same_kind(node: &Node, kind: Kind) -> bool {
+    match (node, kind) {
+        (Node::File(_), Kind::File)
+        | (Node::Folder(_), Kind::Folder)
+        | (Node::Symlink(_), Kind::Symlink)
+        | (Node::Fifo, Kind::Fifo)
+        | (Node::Socket, Kind::Socket) => true,
+        (Node::CharDevice(a), Kind::Char(b)) | (Node::BlockDevice(a), Kind::Block(b)) => *a == b,
+        _ => false,
+    }
+}
+
+/// Sizes of folders are the file system's own business.
+fn same_size(old: &Entry, size: u64) -> bool {
+    matches!(old.node, Node::Folder(_)) || old.stat.size == size
+}

@@ -1,0 +1,462 @@
+//! The options of all commands: which repository, which key, which cache, how much is told.
+
+use super::progress::Progress;
+use crate::clock;
+use crate::event::{Observer, Stop};
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::format::slot::Label;
+use crate::repository::{Credential, OpenOptions, Repository};
+use crate::storage::{Local, Store};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions as FileOptions};
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Longest password in bytes: nobody types more, and a wrong file is noticed.
+const PASSWORD_MAX: usize = 64 << 10;
+/// Bytes in a key file.
+const KEY_FILE_LEN: usize = 32;
+/// Where the caches of root's own backups are (Filesystem Hierarchy Standard, 5.5).
+const ROOT_CACHE: &str = "/var/cache/pastfs";
+
+/// Options that every command has.
+#[derive(clap::Args)]
+pub struct Global {
+    /// Folder of the repository
+    #[arg(short, long, global = true, env = "PASTFS_REPOSITORY", hide_env_values = true, value_name = "DIR")]
+    #[arg(help_heading = "Global options")]
+    repo: Option<PathBuf>,
+    /// Read the password from a file (or set PASTFS_PASSWORD_FILE; PASTFS_PASSWORD may hold the password itself)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    #[arg(conflicts_with_all = ["password_command", "key_file"])]
+    password_file: Option<PathBuf>,
+    /// Run a command by the shell and take what it prints as the password (or set PASTFS_PASSWORD_COMMAND)
+    #[arg(long, global = true, value_name = "COMMAND", help_heading = "Global options")]
+    #[arg(conflicts_with = "key_file")]
+    password_command: Option<OsString>,
+    /// Use a key file of 32 random bytes instead of a password (or set PASTFS_KEY_FILE)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    key_file: Option<PathBuf>,
+    /// Folder of the caches [default: $XDG_CACHE_HOME/pastfs or ~/.cache/pastfs; for root /var/cache/pastfs]
+    #[arg(long, global = true, env = "PASTFS_CACHE", hide_env_values = true, value_name = "DIR")]
+    #[arg(help_heading = "Global options")]
+    cache: Option<PathBuf>,
+    /// Print JSON for machines
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Print no progress and no summary, only errors and warnings
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Tell more: each new or changed file, and details; twice: unchanged files as well
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+    #[arg(skip)]
+    password: Option<Secret>,
+}
+
+/// A password.
+type Secret = Zeroizing<Vec<u8>>;
+
+/// Takes PASTFS_PASSWORD out of the environment, so that no program that we start inherits it. To be called
+/// while the process has one thread.
+pub fn take_password() -> Option<Secret> {
+    let password = std::env::var_os("PASTFS_PASSWORD")?;
+    // SAFETY: the first thing that the program does; no other thread reads or writes the environment yet.
+    unsafe { std::env::remove_var("PASTFS_PASSWORD") };
+    Some(Zeroizing::new(password.into_vec()))
+}
+
+/// How often a password is asked for at the prompt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// It is there already.
+    Once,
+    /// A new one: a slip of the finger would lock everybody out.
+    Twice,
+}
+
+impl Global {
+    /// Adds what [`take_password`] found.
+    pub fn with_password(mut self, password: Option<Secret>) -> Self {
+        self.password = password;
+        self
+    }
+
+    /// The repository's folder.
+    ///
+    /// # Errors
+    /// `Misuse` if none is named.
+    pub fn place(&self) -> Result<&Path> {
+        match &self.repo {
+            Some(path) if !path.as_os_str().is_empty() => Ok(path),
+            _ => {
+                Err(Error::misuse("no repository is named")
+                    .hint("name one by -r DIR or by PASTFS_REPOSITORY"))
+            }
+        }
+    }
+
+    /// The key by the options, else by the environment, else asked for at the terminal.
+    pub fn credential(&self, ask: Ask) -> Result<Credential> {
+        let key_file = |path: &Path| -> Result<Credential> {
+            if ask == Ask::Twice {
+                make_key_file(path)?;
+            }
+            read_key_file(path)
+        };
+        if let Some(path) = &self.key_file {
+            return key_file(path);
+        }
+        if let Some(command) = &self.password_command {
+            return password_of_command(command);
+        }
+        if let Some(path) = &self.password_file {
+            return read_password_file(path);
+        }
+        if let Some(password) = &self.password {
+            return password_credential(password.clone(), || "PASTFS_PASSWORD".into());
+        }
+        let env = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+        if let Some(path) = env("PASTFS_PASSWORD_FILE") {
+            return read_password_file(Path::new(&path));
+        }
+        if let Some(command) = env("PASTFS_PASSWORD_COMMAND") {
+            return password_of_command(&command);
+        }
+        if let Some(path) = env("PASTFS_KEY_FILE") {
+            return key_file(Path::new(&path));
+        }
+        prompt("password", ask)
+    }
+
+    /// Opens the repository; asks for the password if it must. Warnings go to `observer`.
+    pub fn open(&self, observer: Arc<dyn Observer>) -> Result<Arc<Repository>> {
+        let store = self.store()?;
+        let credential = self.credential(Ask::Once)?;
+        self.open_with(store, &credential, observer)
+    }
+
+    /// The storage of a repository that is there.
+    pub fn store(&self) -> Result<Arc<dyn Store>> {
+        Ok(Arc::new(Local::open(self.place()?)?))
+    }
+
+    /// Opens the repository with a key that is at hand.
+    pub fn open_with(
+        &self,
+        store: Arc<dyn Store>,
+        credential: &Credential,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Repository>> {
+        Repository::open(store, credential, OpenOptions { cache: self.cache()?, observer })
+    }
+
+    /// Opens the repository for a command that shows no progress, but prints warnings.
+    pub fn open_plainly(&self) -> Result<Arc<Repository>> {
+        self.open(Progress::warnings(self))
+    }
+
+    /// The folder of all caches.
+    pub fn cache(&self) -> Result<PathBuf> {
+        let is_root = rustix::process::geteuid().is_root();
+        let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let path = match &self.cache {
+            Some(path) => path.clone(),
+            None => default_cache(is_root, xdg, std::env::home_dir(), |p| {
+                std::fs::metadata(p).ok().map(|m| m.uid())
+            })
+            .ok_or_else(|| {
+                Error::misuse("there is no home folder for the cache").hint("name a folder by --cache")
+            })?,
+        };
+        std::path::absolute(&path).doing(|| format!("looking for the cache {}", path.display()))
+    }
+}
+
+/// `None` where there is no place for it. A relative `xdg` does not count (XDG base directory specification),
+/// and for root none that another user owns: `sudo` may have kept it, and the cache of root is root's.
+fn default_cache(
+    is_root: bool,
+    xdg: Option<PathBuf>,
+    home: Option<PathBuf>,
+    owner: impl Fn(&Path) -> Option<u32>,
+) -> Option<PathBuf> {
+    let xdg = xdg.filter(|p| p.is_absolute());
+    if is_root {
+        let own = xdg.filter(|p| owner(p) == Some(0));
+        return Some(own.map_or_else(|| ROOT_CACHE.into(), |p| p.join("pastfs")));
+    }
+    let base = xdg.or_else(|| home.filter(|p| p.is_absolute()).map(|h| h.join(".cache")))?;
+    Some(base.join("pastfs"))
+}
+
+/// A key that is about to be added.
+#[derive(clap::Args)]
+pub struct NewKey {
+    /// Read the new password from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
+    new_password_file: Option<PathBuf>,
+    /// Add a key file of 32 random bytes, which is made if it is not there
+    #[arg(long, value_name = "FILE")]
+    new_key_file: Option<PathBuf>,
+}
+
+impl NewKey {
+    /// The new key by the options, else a password that is asked for twice.
+    pub fn credential(&self) -> Result<Credential> {
+        if let Some(path) = &self.new_key_file {
+            make_key_file(path)?;
+            return read_key_file(path);
+        }
+        match &self.new_password_file {
+            Some(path) => read_password_file(path),
+            None => prompt("new password", Ask::Twice),
+        }
+    }
+}
+
+/// Whether both open the same slots.
+pub fn same_key(a: &Credential, b: &Credential) -> bool {
+    match (a, b) {
+        (Credential::Password(a), Credential::Password(b)) => a == b,
+        (Credential::KeyFile(a), Credential::KeyFile(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// What people are told about a key: who makes it, where and when.
+pub fn label(text: Vec<u8>) -> Label {
+    let user = ["LOGNAME", "USER"].iter().find_map(std::env::var_os).unwrap_or_default();
+    Label {
+        text,
+        user: user.into_vec(),
+        host: host_name(),
+        created: clock::now().seconds,
+        ..Label::default()
+    }
+}
+
+/// The name of this machine.
+pub fn host_name() -> Vec<u8> {
+    rustix::system::uname().nodename().to_bytes().to_vec()
+}
+
+/// A flag that SIGINT and SIGTERM set; the second signal ends the process at once, with 130. To be called
+/// behind the prompts: a signal ends those at once.
+pub fn stop_on_signals() -> Result<Stop> {
+    let stop = Stop::new();
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // In this order: the first signal finds the flag not set yet.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.flag())
+            .and_then(|_| signal_hook::flag::register(signal, stop.flag()))
+            .doing(|| "listening to signals")?;
+    }
+    Ok(stop)
+}
+
+fn password_credential(mut password: Secret, from: impl Fn() -> String) -> Result<Credential> {
+    if password.is_empty() {
+        return Err(Error::misuse(format!("the password from {} is empty", from())));
+    }
+    if password.len() > PASSWORD_MAX {
+        return Err(Error::misuse(format!(
+            "the password from {} is longer than {PASSWORD_MAX} bytes",
+            from()
+        )));
+    }
+    Ok(Credential::Password(std::mem::take(&mut password)))
+}
+
+/// Takes one end of line off.
+fn without_newline(mut text: Secret) -> Secret {
+    if text.last() == Some(&b'\n') {
+        text.pop();
+        if text.last() == Some(&b'\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+/// All of `from`, but no more than is needed to see that it is too long; never moved while it grows, so that
+/// no copy is left behind.
+fn read_secret(from: impl Read) -> std::io::Result<Secret> {
+    let mut text = Zeroizing::new(Vec::with_capacity(PASSWORD_MAX + 3));
+    from.take(PASSWORD_MAX as u64 + 3).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn read_password_file(path: &Path) -> Result<Credential> {
+    let doing = || format!("reading the password from {}", path.display());
+    let text = File::open(path).and_then(read_secret).doing(doing)?;
+    password_credential(without_newline(text), || path.display().to_string())
+}
+
+fn password_of_command(command: &OsStr) -> Result<Credential> {
+    let doing = || format!("running the password command {}", command.to_string_lossy());
+    let mut child =
+        Command::new("/bin/sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().doing(doing)?;
+    let text = match child.stdout.take() {
+        Some(pipe) => read_secret(pipe).doing(doing)?,
+        None => Secret::default(),
+    };
+    let status = child.wait().doing(doing)?;
+    if !status.success() {
+        return Err(Error::with_source(Fault::Io, doing(), status.to_string()));
+    }
+    password_credential(without_newline(text), || format!("the command {}", command.to_string_lossy()))
+}
+
+fn prompt(what: &str, ask: Ask) -> Result<Credential> {
+    let read = |text: String| -> Result<Secret> {
+        rpassword::prompt_password(text).map(|p| Zeroizing::new(p.into_bytes())).map_err(|e| {
+            Error::with_source(Fault::Misuse, format!("there is no terminal to ask for the {what} at"), e).hint(
+                "give it by PASTFS_PASSWORD, --password-file, --password-command or --key-file (`pastfs key`: \
+                 --new-password-file, --new-key-file)",
+            )
+        })
+    };
+    let password = read(format!("{what}: "))?;
+    if ask == Ask::Twice && !password.is_empty() && read(format!("{what} again: "))? != password {
+        return Err(Error::misuse("the two passwords differ"));
+    }
+    password_credential(password, || "the terminal".into())
+}
+
+fn read_key_file(path: &Path) -> Result<Credential> {
+    let doing = || format!("reading the key file {}", path.display());
+    let bytes = File::open(path).and_then(read_secret).doing(doing)?;
+    match <[u8; KEY_FILE_LEN]>::try_from(bytes.as_slice()) {
+        Ok(key) => Ok(Credential::KeyFile(Zeroizing::new(key))),
+        Err(_) => Err(Error::misuse(format!(
+            "{} is no key file: it has {}{} bytes, and a key file {KEY_FILE_LEN}",
+            path.display(),
+            if bytes.len() > PASSWORD_MAX { "more than " } else { "" },
+            bytes.len().min(PASSWORD_MAX)
+        ))
+        .hint("`pastfs init --key-file FILE` and `pastfs key add --new-key-file FILE` make one")),
+    }
+}
+
+/// Makes a key file unless there is something of that name. It is durable before a repository depends on it.
+fn make_key_file(path: &Path) -> Result<()> {
+    let doing = || format!("making the key file {}", path.display());
+    let mut file = match FileOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        file => file.doing(doing)?,
+    };
+    let key = Zeroizing::new(clock::random_array::<KEY_FILE_LEN>());
+    let written = file.write_all(&*key).and_then(|()| file.sync_all()).and_then(|()| {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    });
+    if written.is_err() {
+        // A part of a key is worse than none: the next try would take it for the key.
+        let _ = std::fs::remove_file(path);
+    }
+    written.doing(doing)
+}
+
+/// A tag as it goes into a manifest.
+///
+/// # Errors
+/// `Misuse` where it is empty or too long.
+pub fn tags(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
+    use crate::format::snapshot::{TAGS_MAX, TEXT_MAX};
+    let mut tags: Vec<Vec<u8>> =
+        given.iter().flat_map(|t| t.as_bytes().split(|b| *b == b',')).map(<[u8]>::to_vec).collect();
+    if let Some(bad) = tags.iter().find(|t| t.is_empty() || t.len() > TEXT_MAX) {
+        return Err(Error::misuse(match bad.len() {
+            0 => "a tag is empty".to_string(),
+            n => format!("a tag has {n} bytes, and may have {TEXT_MAX}"),
+        }));
+    }
+    tags.sort();
+    tags.dedup();
+    if tags.len() > TAGS_MAX {
+        return Err(Error::misuse(format!("a snapshot can have {TAGS_MAX} tags, not {}", tags.len())));
+    }
+    Ok(tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_end_of_line_is_no_part_of_a_password() {
+        let strip = |t: &str| without_newline(Zeroizing::new(t.as_bytes().to_vec())).to_vec();
+        assert_eq!(strip("a b\n"), b"a b");
+        assert_eq!(strip("a\r\n"), b"a");
+        assert_eq!(strip("a\n\n"), b"a\n");
+        assert_eq!(strip("a "), b"a ");
+        assert_eq!(strip("\n"), b"");
+    }
+
+    #[test]
+    fn empty_and_endless_passwords_are_refused() {
+        for bytes in [vec![], vec![b'x'; PASSWORD_MAX + 1]] {
+            let e = password_credential(Zeroizing::new(bytes), || "here".into()).err().unwrap();
+            assert_eq!(e.fault(), Fault::Misuse);
+        }
+        assert!(read_password_file(Path::new("/dev/zero")).is_err());
+        assert!(read_password_file(Path::new("/dev/null")).is_err());
+    }
+
+    #[test]
+    fn the_password_is_what_the_command_prints_and_its_failure_is_ours() {
+        let run = |c: &str| password_of_command(OsStr::new(c));
+        match run("echo 'a b'").unwrap() {
+            Credential::Password(p) => assert_eq!(p.as_slice(), b"a b"),
+            Credential::KeyFile(_) => panic!("not a key file"),
+        }
+        assert!(run("echo x; exit 3").is_err());
+        assert!(run("true").is_err());
+    }
+
+    #[test]
+    fn key_files_are_made_once_private_and_of_the_right_size() {
+        let mut folder = std::env::temp_dir();
+        folder.push(format!("pastfs-key-{}", crate::id::hex(&clock::random_array::<8>())));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("key");
+        make_key_file(&path).unwrap();
+        let first = std::fs::read(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        make_key_file(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), first);
+        assert!(matches!(read_key_file(&path), Ok(Credential::KeyFile(k)) if k[..] == first[..]));
+        std::fs::write(&path, [0; 31]).unwrap();
+        let e = read_key_file(&path).err().unwrap();
+        assert!(e.to_string().contains("31 bytes"), "{e}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_cache_of_root_is_in_nobody_elses_folder() {
+        let cache = |root, xdg: Option<&str>, home: Option<&str>, owner| {
+            default_cache(root, xdg.map(Into::into), home.map(Into::into), |_| owner)
+        };
+        let at = |p: &str| Some(PathBuf::from(p));
+        assert_eq!(cache(false, Some("/x"), Some("/home/a"), Some(7)), at("/x/pastfs"));
+        assert_eq!(cache(false, Some("x"), Some("/home/a"), None), at("/home/a/.cache/pastfs"));
+        assert_eq!(cache(false, None, None, None), None);
+        assert_eq!(cache(true, Some("/x"), Some("/root"), Some(0)), at("/x/pastfs"));
+        assert_eq!(cache(true, Some("/home/a/.cache"), Some("/root"), Some(1000)), at(ROOT_CACHE));
+        assert_eq!(cache(true, Some("/gone"), Some("/root"), None), at(ROOT_CACHE));
+        assert_eq!(cache(true, None, Some("/root"), Some(0)), at(ROOT_CACHE));
+    }
+
+    #[test]
+    fn tags_are_split_at_commas_and_sorted() {
+        let given = ["b,a".into(), "a".into()];
+        assert_eq!(tags(&given).unwrap(), [b"a".to_vec(), b"b".to_vec()]);
+        assert!(tags(&["a,".into()]).is_err());
+        assert!(tags(&["x".repeat(2000).into()]).is_err());
+    }
+}

@@ -1,0 +1,141 @@
+//! The command line: words, JSON, exit codes. Nothing else prints.
+//!
+//! One file per command, whose doc comments are its help and its manual page. What they share:
+//! [`access`] (global options, passwords, opening), [`ending`] (exit codes, errors, hints),
+//! [`output`], [`progress`], [`select`] (which snapshot is meant), [`words`] (units, times, names).
+
+mod access;
+mod backup;
+mod cat;
+mod daemon;
+mod ending;
+mod export;
+mod init;
+mod key;
+mod ls;
+mod mount;
+mod output;
+mod progress;
+mod restore;
+mod select;
+mod snapshots;
+mod umount;
+mod words;
+
+pub use ending::EXIT_CODES;
+
+use access::Global;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Deduplicating, encrypted backups that are a file system
+///
+/// pastfs saves folders into a repository: encrypted, and each piece of data once. Mounted, the repository
+/// shows every snapshot as a folder named by its date, so that a restore is `cp` and going back in time is `cd`.
+#[derive(Parser)]
+#[command(name = "pastfs", version, max_term_width = 110, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Init(init::Init),
+    #[command(subcommand)]
+    Key(key::Key),
+    Backup(Box<backup::Backup>),
+    Snapshots(snapshots::Snapshots),
+    Ls(ls::Ls),
+    Cat(cat::Cat),
+    Export(export::Export),
+    Mount(mount::Mount),
+    Umount(umount::Umount),
+    Restore(restore::Restore),
+}
+
+/// The whole command line with the exit codes in each command's help; manual pages are made from it.
+pub fn command() -> clap::Command {
+    fn with_exit_codes(command: clap::Command) -> clap::Command {
+        command.after_help(ending::exit_codes_help()).mut_subcommands(with_exit_codes)
+    }
+    with_exit_codes(Cli::command())
+}
+
+/// Runs the program: parses the arguments of this process, does what they say, tells how it ended.
+pub fn main() -> ExitCode {
+    // First of all, as there is only one thread yet.
+    let password = access::take_password();
+    // Ends the process for --help (0), --version (0) and what cannot be parsed (2).
+    let mut matches = command().get_matches();
+    let cli = match Cli::from_arg_matches_mut(&mut matches) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
+    let global = cli.global.with_password(password);
+    let result = match cli.verb {
+        Verb::Init(verb) => verb.run(&global),
+        Verb::Key(verb) => verb.run(&global),
+        Verb::Backup(verb) => verb.run(&global),
+        Verb::Snapshots(verb) => verb.run(&global),
+        Verb::Ls(verb) => verb.run(&global),
+        Verb::Cat(verb) => verb.run(&global),
+        Verb::Export(verb) => verb.run(&global),
+        Verb::Mount(verb) => verb.run(&global),
+        Verb::Umount(verb) => verb.run(&global),
+        Verb::Restore(verb) => verb.run(&global),
+    };
+    ExitCode::from(match result {
+        Ok(exit) => exit.code(),
+        Err(error) => ending::report(&error, global.json),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_tells_its_exit_codes() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("130  interrupted"), "{}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+
+    #[test]
+    fn no_option_takes_a_password_as_an_argument() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let long = arg.get_long().unwrap_or_default();
+                assert!(!long.ends_with("password"), "{} --{long}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+
+    #[test]
+    fn what_the_benchmarks_call_is_understood() {
+        let id = "3f".repeat(32);
+        for line in [
+            "pastfs init -q".to_string(),
+            "pastfs backup -q --tag src1 /data/src1".into(),
+            "pastfs snapshots --json --tag src1".into(),
+            "pastfs mount --foreground --names {id} /mnt".into(),
+            format!("pastfs restore -q {id} --target /tmp/x"),
+        ] {
+            let parsed = command().try_get_matches_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+}

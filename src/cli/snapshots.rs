@@ -1,0 +1,99 @@
+//! `pastfs snapshots`.
+
+use super::access::Global;
+use super::ending::Exit;
+use super::output::Output;
+use super::select::Filters;
+use super::words::{self, Table};
+use crate::fault::Result;
+use crate::format::snapshot::{Private, Totals};
+use crate::repository::Snapshot;
+use serde_json::{Map, Value, json};
+
+/// List the snapshots, oldest first
+///
+/// `Size` is the size of all files in the snapshot, `Added` what the backup added to the repository. Times are
+/// in the local zone.
+#[derive(clap::Args)]
+pub struct Snapshots {
+    #[command(flatten)]
+    filters: Filters,
+}
+
+impl Snapshots {
+    pub fn run(self, global: &Global) -> Result<Exit> {
+        let repository = global.open_plainly()?;
+        let mut rows = Vec::new();
+        for snapshot in self.filters.snapshots(&repository)? {
+            let private = repository.private(&snapshot)?;
+            rows.push((snapshot, private));
+        }
+        let mut out = Output::open()?;
+        if global.json {
+            let list: Vec<Value> = rows.iter().map(|(s, p)| machine(s, p)).collect();
+            out.line(Value::from(list).to_string())?;
+        } else {
+            let mut table = Table::new(&["Time", "ID", "Host", "Tags", ">Size", ">Added", "Paths"]);
+            for (snapshot, private) in &rows {
+                table.row(row(snapshot, private));
+            }
+            table.print(&mut out)?;
+            if !global.quiet {
+                out.line(words::counted(rows.len() as u64, "snapshot", "snapshots"))?;
+            }
+        }
+        out.finish()?;
+        Ok(Exit::Done)
+    }
+}
+
+fn row(snapshot: &Snapshot, private: &Private) -> Vec<String> {
+    let m = &snapshot.manifest;
+    let join = |texts: &[Vec<u8>], by| texts.iter().map(|t| words::visible(t)).collect::<Vec<_>>().join(by);
+    let mut paths = join(&private.paths, " ");
+    if private.unread_total > 0 {
+        paths.push_str(&format!(" ({} not read)", words::count(private.unread_total)));
+    }
+    vec![
+        words::local_time(m.time),
+        snapshot.id.short(),
+        words::visible(&m.host),
+        join(&snapshot.tags, ","),
+        words::size(m.totals.bytes),
+        words::size(m.totals.stored_bytes),
+        paths,
+    ]
+}
+
+fn machine(snapshot: &Snapshot, private: &Private) -> Value {
+    let m = &snapshot.manifest;
+    let mut object = Map::new();
+    object.insert("id".into(), snapshot.id.hex().into());
+    object.insert("short_id".into(), snapshot.id.short().into());
+    object.insert("time".into(), words::machine_time(m.time).into());
+    object.insert("began".into(), words::machine_time(m.began).into());
+    object.insert("ended".into(), words::machine_time(m.ended).into());
+    words::put_text(&mut object, "host", &m.host);
+    words::put_texts(&mut object, "tags", snapshot.tags.iter().map(Vec::as_slice));
+    words::put_texts(&mut object, "paths", private.paths.iter().map(Vec::as_slice));
+    object.insert("parent".into(), m.parent.map(|p| p.hex()).into());
+    object.insert("held".into(), snapshot.held.into());
+    words::put_text(&mut object, "program", &m.program);
+    object.insert("unread".into(), private.unread_total.into());
+    object.insert("totals".into(), totals(&m.totals));
+    object.into()
+}
+
+/// What a snapshot holds and what it cost, as JSON.
+pub fn totals(t: &Totals) -> Value {
+    json!({
+        "files": t.files,
+        "folders": t.folders,
+        "others": t.others,
+        "bytes": t.bytes,
+        "read_files": t.read_files,
+        "read_bytes": t.read_bytes,
+        "new_bytes": t.new_bytes,
+        "stored_bytes": t.stored_bytes,
+    })
+}

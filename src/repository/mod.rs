@@ -1,0 +1,303 @@
+//! The deep module: open a repository, write to it, read from it.
+//!
+//! Writers go packs, segments, manifest; readers list manifests, then segments. Nobody waits for a lock.
+
+mod keyring;
+mod lease;
+mod listing;
+mod reader;
+mod writer;
+
+pub use keyring::{Author, Credential};
+pub use listing::Snapshot;
+pub use reader::Reader;
+pub use writer::{Commit, Draft, Frames, Writer, WriterOptions};
+
+use crate::chunk::{Chunker, Params};
+use crate::clock;
+use crate::event::{Event, Observer};
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::format::config::Config;
+use crate::format::object::{Kind, body};
+use crate::format::slot::{Label, Slot, Wrap};
+use crate::format::snapshot::Private;
+use crate::id::{RepositoryId, SlotId, hex};
+use crate::index::Index;
+use crate::seal::{Cipher, Role};
+use crate::storage::Store;
+use keyring::Keyring;
+use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// Layout of the cache; another number is another folder.
+const CACHE_SCHEMA: u32 = 1;
+/// Features that this program knows: to read, to write, to delete.
+const FEATURES: [&[&[u8]]; 3] = [&[], &[], &[]];
+
+/// For a new repository.
+pub struct InitOptions {
+    /// Cipher of its packs.
+    pub cipher: Cipher,
+    /// What people are told about its first key.
+    pub label: Label,
+}
+
+/// For opening one.
+pub struct OpenOptions {
+    /// The folder of all caches; this repository's is made below it.
+    pub cache: PathBuf,
+    /// Is told of damage that does not stop the work.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// A key slot, for people.
+#[derive(Clone, Debug)]
+pub struct SlotInfo {
+    /// Its name in the store.
+    pub id: SlotId,
+    /// What it may do.
+    pub role: Role,
+    /// For a key file, else for a password.
+    pub key_file: bool,
+    /// Who made it, when and where.
+    pub label: Label,
+    /// The one that this repository was opened with.
+    pub current: bool,
+}
+
+/// An opened repository.
+pub struct Repository {
+    store: Arc<dyn Store>,
+    keys: Keyring,
+    slot: SlotId,
+    config: Config,
+    cache: PathBuf,
+    observer: Arc<dyn Observer>,
+    index: OnceLock<Arc<Index>>,
+    opening: Mutex<()>,
+    known: Mutex<listing::Known>,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store.
+    ///
+    /// # Errors
+    /// `Misuse` when there is one already.
+    pub fn init(store: &Arc<dyn Store>, credential: &Credential, options: &InitOptions) -> Result<RepositoryId> {
+        if !store.list("config/")?.is_empty() || !store.list("keys/")?.is_empty() {
+            return Err(Error::misuse(format!("there is a repository in {} already", store.location()))
+                .hint("choose another place, or use the one that is there"));
+        }
+        let keys = Keyring::generate()?;
+        let params = Params::default();
+        let config = Config {
+            repository: keys.repository,
+            number: 1,
+            created: clock::now().seconds,
+            cipher: options.cipher.code(),
+            chunker: params.kind(),
+            chunker_parameters: params.parameters(),
+            epoch: keys.epoch,
+            features: Default::default(),
+            ended: Vec::new(),
+            earlier: Vec::new(),
+            unknown: Default::default(),
+        };
+        let slot = keys.new_slot(credential, &options.label)?;
+        store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
+        // Last: a store without config is no repository yet.
+        store.put("config/1", &keys.seal_config(config.encode())?)?;
+        Ok(keys.repository)
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
+    pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
+        let place = store.location();
+        let mut numbers: Vec<u64> = store
+            .list("config/")?
+            .iter()
+            .filter_map(|l| l.name.strip_prefix("config/")?.parse().ok())
+            .collect();
+        if numbers.is_empty() {
+            return Err(Error::new(Fault::NoRepository, format!("there is no repository in {place}"))
+                .hint("check the path, or make one with `pastfs init`"));
+        }
+        let slots = load_slots(&*store, &options.observer)?;
+        let (slot, keys) = Keyring::open(&slots, credential)?.ok_or_else(|| {
+            let what = match credential {
+                Credential::Password(_) => "wrong password",
+                Credential::KeyFile(_) => "wrong key file",
+            };
+            Error::new(Fault::WrongKey, format!("{what} for {place}"))
+        })?;
+        numbers.sort_unstable();
+        let mut config = None;
+        while let (None, Some(n)) = (&config, numbers.pop()) {
+            match load_config(&*store, &keys, n) {
+                Ok(c) => config = Some(c),
+                Err(e) if numbers.is_empty() || e.fault() == Fault::Newer => {
+                    return Err(e.while_(format!("reading config/{n} of {place}")));
+                }
+                Err(e) => options.observer.event(Event::Warning(&format!(
+                    "config/{n} does not count: {}",
+                    e.chain()
+                ))),
+            }
+        }
+        let config = config.ok_or_else(|| Error::damaged(format!("no config of {place} is whole")))?;
+        let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
+        Ok(Arc::new(Self {
+            store,
+            keys,
+            slot,
+            config,
+            cache,
+            observer: options.observer,
+            index: OnceLock::new(),
+            opening: Mutex::new(()),
+            known: Mutex::default(),
+        }))
+    }
+
+    /// Drawn when it was made.
+    pub fn id(&self) -> RepositoryId {
+        self.keys.repository
+    }
+    /// Where it is, for messages.
+    pub fn location(&self) -> String {
+        self.store.location()
+    }
+    /// The key that the mount hashes inode numbers with.
+    pub fn inode_key(&self) -> [u8; 32] {
+        self.keys.inode_key()
+    }
+    /// The folder of this repository's cache.
+    pub fn cache_dir(&self) -> &Path {
+        &self.cache
+    }
+    /// The chunker that new content is cut with.
+    pub fn chunker(&self) -> Result<Chunker> {
+        let params = Params::from_parts(self.config.chunker, &self.config.chunker_parameters)?;
+        Chunker::new(params, self.keys.chunker_seed())
+    }
+
+    /// Opened when it is first needed: `key list` needs none.
+    pub(crate) fn index(&self) -> Result<&Arc<Index>> {
+        let _one = self.opening.lock();
+        if let Some(index) = self.index.get() {
+            return Ok(index);
+        }
+        let index = Arc::new(Index::open(&self.cache)?);
+        Ok(self.index.get_or_init(|| index))
+    }
+
+    /// The part of a manifest that names paths.
+    pub fn private(&self, snapshot: &Snapshot) -> Result<Private> {
+        let m = &snapshot.manifest;
+        let doing = || format!("reading the paths of snapshot {}", snapshot.id.short());
+        let plain = self.keys.open_private(&m.session.0, &m.private).doing(doing)?;
+        Private::decode(&plain).doing(doing)
+    }
+
+    /// All key slots.
+    pub fn slots(&self) -> Result<Vec<SlotInfo>> {
+        let mut infos = Vec::new();
+        for (id, slot) in load_slots(&*self.store, &self.observer)? {
+            let label = self.keys.label(&slot).unwrap_or_else(|_| Label {
+                text: b"(label not readable)".to_vec(),
+                ..Label::default()
+            });
+            infos.push(SlotInfo {
+                id,
+                role: Role::from_code(slot.role).unwrap_or(Role::Reader),
+                key_file: slot.wrap == Wrap::KeyFile,
+                label,
+                current: id == self.slot,
+            });
+        }
+        infos.sort_by_key(|i| (i.label.created, i.id));
+        Ok(infos)
+    }
+
+    /// Adds a full key.
+    pub fn add_slot(&self, credential: &Credential, label: &Label) -> Result<SlotId> {
+        let object = self.keys.new_slot(credential, label)?;
+        let id = SlotId::of_object(&object);
+        self.store.put(&slot_name(&id), &object)?;
+        Ok(id)
+    }
+
+    /// Removes a key slot. Who copied it or its secrets can still use them.
+    ///
+    /// # Errors
+    /// `Misuse` for the last one, and for the one that is in use unless `current` allows it.
+    pub fn remove_slot(&self, id: &SlotId, current: bool) -> Result<()> {
+        let slots = load_slots(&*self.store, &self.observer)?;
+        if !slots.iter().any(|(s, _)| s == id) {
+            return Err(Error::new(Fault::Missing, format!("there is no key {}", id.short())));
+        }
+        if slots.len() < 2 {
+            return Err(Error::misuse("this is the last key: without it nobody can read the repository")
+                .hint("add another one first: `pastfs key add`"));
+        }
+        if *id == self.slot && !current {
+            return Err(Error::misuse("this is the key in use")
+                .hint("open the repository with another key to remove this one, or use `pastfs key passwd`"));
+        }
+        self.store.delete(&slot_name(id))
+    }
+    /// The slot that was opened.
+    pub fn current_slot(&self) -> SlotId {
+        self.slot
+    }
+}
+
+fn slot_name(id: &SlotId) -> String {
+    format!("keys/{id}")
+}
+
+/// All slots that can be read; what cannot is told, since another one may open.
+fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Vec<(SlotId, Slot)>> {
+    let mut slots = Vec::new();
+    for listed in store.list("keys/")? {
+        let load = || -> Result<(SlotId, Slot)> {
+            let object = store.get(&listed.name, Kind::Slot.limit())?;
+            let id = SlotId::of_object(&object);
+            if listed.name != slot_name(&id) {
+                return Err(Error::damaged("it is not what its name says"));
+            }
+            Ok((id, Slot::decode(body(Kind::Slot, &object)?)?))
+        };
+        match load() {
+            Ok(slot) => slots.push(slot),
+            Err(e) => observer.event(Event::Warning(&format!("{} cannot be used: {}", listed.name, e.chain()))),
+        }
+    }
+    Ok(slots)
+}
+
+fn load_config(store: &dyn Store, keys: &Keyring, number: u64) -> Result<Config> {
+    let object = store.get(&format!("config/{number}"), Kind::Config.limit())?;
+    let config = Config::decode(&keys.open_config(&object)?)?;
+    if config.repository != keys.repository || config.number != number {
+        return Err(Error::damaged("the config belongs to another place"));
+    }
+    for (what, (listed, known)) in ["read", "write"].iter().zip(config.features.iter().zip(FEATURES)) {
+        if let Some(f) = listed.iter().find(|f| !known.contains(&f.as_slice())) {
+            let name = String::from_utf8_lossy(f).into_owned();
+            return Err(Error::new(
+                Fault::Newer,
+                format!("the repository was made by a newer pastfs: one must know {name:?} to {what} it"),
+            )
+            .hint("use a pastfs that is at least as new as the one that made the repository"));
+        }
+    }
+    if Cipher::from_code(config.cipher).is_none() {
+        return Err(Error::new(Fault::Newer, "the repository uses a cipher of a newer pastfs"));
+    }
+    Ok(config)
+}

@@ -1,0 +1,272 @@
+//! Reading chunks: index, pack range, frame cache. Nothing leaves that was not verified.
+
+use super::Repository;
+use crate::fault::{Error, Fault, Result};
+use crate::format::pack::Space;
+use crate::id::{ChunkId, PackId};
+use crate::index::{PackInfo, Place};
+use crate::pack::open_frame;
+use crate::seal::{Decompressor, Kind, PackCipher};
+use crate::tree::Chunks;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+
+/// Default bound of the frames that are kept, in raw bytes. With RocksDB's 64 MiB and the folders that the
+/// mount keeps it leaves a mount below 256 MiB.
+const FRAMES_BYTES: usize = 64 << 20;
+/// Most ciphers of packs that are kept; opening one costs 0.1 ms.
+const CIPHERS_MAX: usize = 4096;
+/// Most chunks that wait to be fetched ahead; more are not taken.
+const AHEAD_MAX: usize = 256;
+/// Threads that fetch ahead: decoding is over when the reader asks, on all cores.
+const AHEAD_THREADS: usize = 2;
+
+type FrameKey = (PackId, u32);
+
+/// A decoded frame, and which chunks of it have proven their ids.
+struct Frame {
+    raw: Bytes,
+    proven: Mutex<Vec<(u32, ChunkId)>>,
+}
+
+enum Slot {
+    /// Somebody is decoding it.
+    Coming,
+    There { frame: Arc<Frame>, used: u64 },
+}
+
+/// Frames by age of use. Bounded by raw bytes.
+#[derive(Default)]
+struct Frames {
+    slots: HashMap<FrameKey, Slot>,
+    by_use: BTreeMap<u64, FrameKey>,
+    tick: u64,
+    bytes: usize,
+}
+
+impl Frames {
+    fn touch(&mut self, key: &FrameKey) -> Option<Arc<Frame>> {
+        self.tick += 1;
+        let tick = self.tick;
+        match self.slots.get_mut(key)? {
+            Slot::Coming => None,
+            Slot::There { frame, used } => {
+                self.by_use.remove(used);
+                *used = tick;
+                self.by_use.insert(tick, *key);
+                Some(frame.clone())
+            }
+        }
+    }
+    fn insert(&mut self, key: FrameKey, frame: &Arc<Frame>) {
+        self.tick += 1;
+        self.bytes += frame.raw.len();
+        self.slots.insert(key, Slot::There { frame: frame.clone(), used: self.tick });
+        self.by_use.insert(self.tick, key);
+        while self.bytes > FRAMES_BYTES && self.by_use.len() > 1 {
+            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            if let Some(Slot::There { frame, .. }) = self.slots.remove(&oldest) {
+                self.bytes -= frame.raw.len();
+            }
+        }
+    }
+}
+
+/// Reads chunks of one repository from any number of threads.
+pub struct Reader {
+    repository: Arc<Repository>,
+    frames: Mutex<Frames>,
+    arrived: Condvar,
+    ciphers: Mutex<HashMap<PackId, Arc<PackCipher>>>,
+    idle: Mutex<Vec<Decompressor>>,
+    ahead: Sender<ChunkId>,
+}
+
+impl Repository {
+    /// A reader with a frame cache of its own; one for each process is enough.
+    pub fn reader(self: &Arc<Self>) -> Arc<Reader> {
+        let (ahead, asked) = bounded(AHEAD_MAX);
+        let reader = Arc::new(Reader {
+            repository: self.clone(),
+            frames: Mutex::default(),
+            arrived: Condvar::new(),
+            ciphers: Mutex::default(),
+            idle: Mutex::default(),
+            ahead,
+        });
+        for _ in 0..AHEAD_THREADS {
+            let (weak, asked) = (Arc::downgrade(&reader), asked.clone());
+            // Without the thread reading works as well, only slower. It ends with the reader.
+            let _ = std::thread::Builder::new().name("ahead".into()).spawn(move || fetch_ahead(&weak, &asked));
+        }
+        reader
+    }
+}
+
+fn fetch_ahead(reader: &Weak<Reader>, asked: &Receiver<ChunkId>) {
+    while let Ok(id) = asked.recv() {
+        let Some(reader) = reader.upgrade() else { return };
+        // Whoever needs the chunk itself meets the error again, and reports it.
+        if let Ok(places) = reader.repository.index().and_then(|i| i.places(&id))
+            && let Some(place) = places.first()
+        {
+            let _ = reader.frame(&place.pack, place.frame);
+        }
+    }
+}
+
+impl Chunks for Reader {
+    fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
+        Reader::chunk(self, space, id)
+    }
+}
+
+impl Reader {
+    /// The verified plaintext of a chunk: a cheap handle into its frame.
+    ///
+    /// # Errors
+    /// `Damaged` when no copy of it is whole, with the packs that were tried; what the store says when it
+    /// cannot be reached.
+    pub fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
+        match self.try_places(space, id)? {
+            Ok(bytes) => return Ok(bytes),
+            Err(e) if e.fault() != Fault::Missing => return Err(e),
+            Err(_) => {}
+        }
+        // A prune may have moved it: list the segments again, once.
+        self.repository.sync_index()?;
+        let found = self.try_places(space, id)?;
+        found.map_err(|e| e.as_fault(Fault::Damaged))
+    }
+
+    /// The outer error is the index's; the inner one tells why no place has the chunk, `Missing` when
+    /// packs or entries are gone.
+    fn try_places(&self, space: Space, id: &ChunkId) -> Result<Result<Bytes>> {
+        let mut worst: Option<Error> = None;
+        for place in self.repository.index()?.places(id)? {
+            match self.at(&place, space, id) {
+                Ok(bytes) => return Ok(Ok(bytes)),
+                Err(e) => {
+                    let e = e.while_(format!("reading chunk {} in pack {}", id.short(), place.pack.id));
+                    // What is gone may be elsewhere by now; that outweighs other damage.
+                    if worst.as_ref().is_none_or(|w| w.fault() != Fault::Missing) {
+                        worst = Some(e);
+                    }
+                }
+            }
+        }
+        Ok(Err(worst.unwrap_or_else(|| {
+            let space = if space == Space::Data { "data" } else { "tree" };
+            Error::new(Fault::Missing, format!("no index segment knows {space} chunk {id}"))
+        })))
+    }
+
+    fn at(&self, place: &Place, space: Space, id: &ChunkId) -> Result<Bytes> {
+        if place.pack.space != space {
+            return Err(Error::damaged("the pack holds another kind of chunks"));
+        }
+        let frame = self.frame(&place.pack, place.frame)?;
+        let (from, to) = (place.offset as usize, place.offset as usize + place.len as usize);
+        if to > frame.raw.len() {
+            return Err(Error::damaged("the chunk lies outside its frame"));
+        }
+        let bytes = frame.raw.slice(from..to);
+        if !frame.proven.lock().contains(&(place.offset, *id)) {
+            let kind = if space == Space::Data { Kind::Data } else { Kind::Tree };
+            if self.repository.keys.ids.id(kind, &bytes) != *id {
+                return Err(Error::damaged("the content is not what its id says"));
+            }
+            frame.proven.lock().push((place.offset, *id));
+        }
+        Ok(bytes)
+    }
+
+    /// A decoded frame, from the cache or the store; decoded once, however many ask at a time.
+    fn frame(&self, pack: &Arc<PackInfo>, number: u32) -> Result<Arc<Frame>> {
+        let key = (pack.id, number);
+        {
+            let mut frames = self.frames.lock();
+            loop {
+                if let Some(frame) = frames.touch(&key) {
+                    return Ok(frame);
+                }
+                match frames.slots.get(&key) {
+                    Some(_) => self.arrived.wait(&mut frames),
+                    None => break,
+                }
+            }
+            frames.slots.insert(key, Slot::Coming);
+        }
+        let loaded = self.load(pack, number);
+        let mut frames = self.frames.lock();
+        let result = match loaded {
+            Ok(raw) => {
+                let frame = Arc::new(Frame { raw: Bytes::from(raw), proven: Mutex::default() });
+                frames.insert(key, &frame);
+                Ok(frame)
+            }
+            Err(e) => {
+                frames.slots.remove(&key);
+                Err(e)
+            }
+        };
+        drop(frames);
+        self.arrived.notify_all();
+        result
+    }
+
+    fn load(&self, pack: &PackInfo, number: u32) -> Result<Vec<u8>> {
+        let at = pack
+            .frames
+            .get(number as usize)
+            .ok_or_else(|| Error::damaged("the index names a frame that the pack does not have"))?;
+        let cipher = self.cipher(pack)?;
+        let name = pack_name(&pack.id);
+        let sealed =
+            self.repository.store.range(&name, u64::from(at.offset), at.sealed_len as usize)?;
+        let mut decompressor = match self.idle.lock().pop() {
+            Some(d) => d,
+            None => Decompressor::new()?,
+        };
+        let raw = open_frame(
+            &cipher,
+            &pack.header,
+            u64::from(number),
+            sealed,
+            at.raw_len as usize,
+            &mut decompressor,
+        );
+        self.idle.lock().push(decompressor);
+        raw
+    }
+
+    fn cipher(&self, pack: &PackInfo) -> Result<Arc<PackCipher>> {
+        if let Some(cipher) = self.ciphers.lock().get(&pack.id) {
+            return Ok(cipher.clone());
+        }
+        let cipher = Arc::new(self.repository.keys.open_pack(&pack.header)?);
+        let mut ciphers = self.ciphers.lock();
+        if ciphers.len() >= CIPHERS_MAX {
+            ciphers.clear();
+        }
+        ciphers.insert(pack.id, cipher.clone());
+        Ok(cipher)
+    }
+
+    /// A hint: these data chunks will be wanted soon, in this order. Never blocks, never fails.
+    pub fn prefetch(&self, chunks: &[ChunkId]) {
+        for id in chunks {
+            if self.ahead.try_send(*id).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+pub(super) fn pack_name(id: &PackId) -> String {
+    let hex = id.hex();
+    format!("packs/{}/{hex}", &hex[..2])
+}
