@@ -26,6 +26,7 @@ pub mod repository;
 
 // 4: verbs
 pub mod backup;
+pub mod mount;
 pub mod restore;
 
 // 7: words

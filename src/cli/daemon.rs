@@ -70,17 +70,16 @@ impl Waiting {
 }
 
 impl Ready {
-    /// Leaves the terminal and the working folder, and lets the parent end.
-    pub fn tell(mut self) -> Result<()> {
-        let doing = || "going into the background";
-        rustix::process::setsid().doing(doing)?;
-        rustix::process::chdir("/").doing(doing)?;
-        let null = File::options().read(true).write(true).open("/dev/null").doing(doing)?;
-        rustix::stdio::dup2_stdin(null.as_fd()).doing(doing)?;
-        rustix::stdio::dup2_stdout(null.as_fd()).doing(doing)?;
-        rustix::stdio::dup2_stderr(null.as_fd()).doing(doing)?;
-        // A parent that was killed meanwhile does not matter: what it was started for is there.
+    /// Leaves the terminal and the working folder, and lets the parent end. What fails here changes nothing of what
+    /// the process was started for, and nobody is left to be told.
+    pub fn tell(mut self) {
+        let _ = rustix::process::setsid();
+        let _ = rustix::process::chdir("/");
+        if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+            let _ = rustix::stdio::dup2_stdin(null.as_fd());
+            let _ = rustix::stdio::dup2_stdout(null.as_fd());
+            let _ = rustix::stdio::dup2_stderr(null.as_fd());
+        }
         let _ = self.pipe.write_all(&[READY]);
-        Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! `pastfs mount`.
 
-use super::access::{Ask, Global, stop_on_signals};
+use super::access::{Ask, Global};
 use super::daemon::{self, Side};
 use super::ending::Exit;
 use super::progress::Progress;
 use crate::fault::{Doing, Result};
-use crate::mount::{self, Options};
+use crate::mount::{self, Names, Options};
 use std::path::PathBuf;
 
 /// Show all snapshots as folders
@@ -35,6 +35,11 @@ pub struct Mount {
 impl Mount {
     pub fn run(self, global: &Global) -> Result<Exit> {
         let dir = std::path::absolute(&self.dir).doing(|| format!("looking for {}", self.dir.display()))?;
+        let options = Options {
+            names: Names::new(self.names.as_deref(), self.local_time)?,
+            allow_other: self.allow_other,
+            ..Options::new(dir)
+        };
         let store = global.store()?;
         let credential = global.credential(Ask::Once)?;
         let ready = match self.foreground {
@@ -45,18 +50,16 @@ impl Mount {
                 Side::Child(ready) => Some(ready),
             },
         };
-        let stop = stop_on_signals()?;
+        mount::session::block_signals();
         let observer = Progress::warnings(global);
         let repository = global.open_with(store, &credential, observer.clone())?;
         drop(credential);
-        let options = Options {
-            mountpoint: dir,
-            allow_other: self.allow_other,
-            local_time: self.local_time,
-            names: self.names,
+        let ready = || {
+            if let Some(ready) = ready {
+                ready.tell();
+            }
         };
-        let ready = || ready.map_or(Ok(()), daemon::Ready::tell);
-        mount::run(&repository, options, &observer, &stop, ready)?;
+        mount::mount(&repository, &options, observer, ready)?;
         Ok(Exit::Done)
     }
 }

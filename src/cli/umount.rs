@@ -16,7 +16,7 @@ pub struct Umount {
 
 impl Umount {
     pub fn run(self, _: &Global) -> Result<Exit> {
-        crate::mount::unmount(&self.dir)?;
+        crate::mount::umount(&self.dir)?;
         Ok(Exit::Done)
     }
 }

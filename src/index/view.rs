@@ -424,11 +424,6 @@ impl State {
                 return Ok(Some(id));
             }
         }
-        if self.is_lost() {
-            // "Not known" would store everything again.
-            let e = Error::new(Fault::Busy, "the index cache was lost and is empty");
-            return Err(Trouble::Failed(e.hint("run the command again; nothing is lost but time")));
-        }
         for (number, trusted, spot) in self.spots(id)? {
             if trusted
                 && fits(&spot)
@@ -437,6 +432,11 @@ impl State {
             {
                 return Ok(Some(info.id));
             }
+        }
+        if self.is_lost() {
+            // "Not known" would store everything again.
+            let e = Error::new(Fault::Busy, "the index cache was lost and is empty");
+            return Err(Trouble::Failed(e.hint("run the command again; nothing is lost but time")));
         }
         Ok(None)
     }

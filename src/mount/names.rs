@@ -54,7 +54,7 @@ impl Default for Names {
 }
 
 impl Names {
-    /// Names by `format`: strftime(3), and `{id}` (its first 8 digits), `{host}`, `{tags}` (joined by
+    /// Names by `format`: strftime(3), and `{id}` (all 64 digits), `{host}`, `{tags}` (joined by
     /// commas); the default form where there is none. Times are UTC, or local by the system's zone.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Names {
                     Ok(text) => escape_into(text.as_bytes(), false, &mut name),
                     Err(_) => name.extend_from_slice(format!("@{}", s.time.seconds).as_bytes()),
                 },
-                Part::Id => name.extend_from_slice(s.id.short().as_bytes()),
+                Part::Id => name.extend_from_slice(s.id.hex().as_bytes()),
                 Part::Host => escape_into(s.host, true, &mut name),
                 Part::Tags => escape_into(&s.tags.join(&b','), true, &mut name),
             }
@@ -222,8 +222,8 @@ mod tests {
 
     #[test]
     fn values_are_escaped_and_no_name_is_empty_or_dots() {
-        assert_eq!(one("{id} {host} {tags}", b"a/b", &[b"x".to_vec(), b"50%".to_vec()]), "abababab a%2Fb 50%25,x"
-            .replace("50%25,x", "x,50%25"));
+        let all = one("{id} {host} {tags}", b"a/b", &[b"x".to_vec(), b"50%".to_vec()]);
+        assert_eq!(all, format!("{} a%2Fb 50%25,x", "ab".repeat(32)));
         assert_eq!(one("{host}", b"", &[]), "abababab");
         assert_eq!(one("{host}", b".", &[]), "%2E");
         assert_eq!(one("{host}", b"..", &[]), "%2E%2E");

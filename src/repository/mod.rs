@@ -6,6 +6,8 @@ mod keyring;
 mod lease;
 mod listing;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use keyring::{Author, Credential};

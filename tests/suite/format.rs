@@ -5,197 +5,34 @@ use pastfs::clock::Time;
 use pastfs::fault::Fault;
 use pastfs::format::cbor::{MapWriter, Reader, Unknown, Writer};
 use pastfs::format::config::Config;
-use pastfs::format::object::{Envelope, Kind, Signed, head};
-use pastfs::format::pack::{Frame, Header, PackEntry, Recipient, Space, Table, decode_trailer, trailer};
+use pastfs::format::object::{Envelope, Kind, Signed};
+use pastfs::format::pack::{Header, PackEntry, Table};
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
 use pastfs::format::slot::{Certificate, Label, Secrets, Slot, Wrap};
-use pastfs::format::snapshot::{Action, LEASE_NAMES_MAX, Lease, Manifest, Note, Private, Totals, Unread};
-use pastfs::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page, PageRef, Stat, Xattr};
+use pastfs::format::snapshot::{LEASE_NAMES_MAX, Lease, Manifest, Note, Private, Totals, Unread};
+use pastfs::format::tree::{Entry, ExtentPage, Node, Page, PageRef};
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId, hex};
 use std::fmt::Write as _;
 
+/// `value` goes there and back; the bytes.
+macro_rules! there_and_back {
+    ($type:ty, $value:expr) => {{
+        let value: $type = $value;
+        let bytes = value.encode();
+        assert_eq!(<$type>::decode(&bytes).unwrap(), value);
+        bytes
+    }};
+}
+
+#[path = "format/draw.rs"]
+mod draw;
 #[path = "../../fuzz/targets.rs"]
 mod targets;
+#[path = "format/vectors.rs"]
+mod vectors;
 
-/// Numbers that look random and are the same each time (SplitMix64).
-struct Draw(u64);
-
-impl Draw {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-    /// 0 to `n` - 1.
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-    fn chance(&mut self) -> bool {
-        self.below(2) == 0
-    }
-    /// All magnitudes are as likely.
-    fn number(&mut self) -> u64 {
-        self.next() >> self.below(64)
-    }
-    fn short(&mut self) -> u32 {
-        (self.next() >> 32) as u32 >> self.below(32)
-    }
-    fn signed(&mut self) -> i64 {
-        let n = self.number() as i64;
-        if self.chance() { n } else { !n }
-    }
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        std::array::from_fn(|_| self.next() as u8)
-    }
-    fn bytes(&mut self, max: u64) -> Vec<u8> {
-        (0..self.below(max + 1)).map(|_| self.next() as u8).collect()
-    }
-    fn name(&mut self) -> Vec<u8> {
-        let mut name = self.bytes(40);
-        name.retain(|b| *b != 0 && *b != b'/');
-        name.push(b'n');
-        name
-    }
-    fn time(&mut self) -> Time {
-        let nanos = if self.chance() { 0 } else { self.below(1_000_000_000) as u32 };
-        Time { seconds: self.signed(), nanos }
-    }
-    fn many<T>(&mut self, max: u64, mut one: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        (0..self.below(max + 1)).map(|_| one(self)).collect()
-    }
-    fn maybe<T>(&mut self, one: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        if self.chance() { Some(one(self)) } else { None }
-    }
-    fn texts(&mut self) -> Vec<Vec<u8>> {
-        self.many(3, |d| d.bytes(20))
-    }
-    fn item(&mut self, w: &mut Writer, depth: u64) {
-        match self.below(if depth == 0 { 4 } else { 6 }) {
-            0 => drop(w.unsigned(self.number())),
-            1 => drop(w.integer(self.signed())),
-            2 => drop(w.bytes(&self.bytes(30))),
-            3 => drop(w.boolean(self.chance())),
-            4 => {
-                let n = self.below(4);
-                w.array(n as usize);
-                (0..n).for_each(|_| self.item(w, depth - 1));
-            }
-            _ => {
-                let mut m = MapWriter::new();
-                let mut key = 0;
-                for _ in 0..self.below(4) {
-                    key += 1 + self.below(40);
-                    self.item(m.field(key), depth - 1);
-                }
-                m.finish_into(w);
-            }
-        }
-    }
-    fn unknown(&mut self, above: u64) -> Unknown {
-        let mut key = above;
-        let mut fields = Vec::new();
-        for _ in 0..self.below(3) {
-            key += 1 + self.below(300);
-            let mut w = Writer::new();
-            self.item(&mut w, 3);
-            fields.push((key, w.finish()));
-        }
-        Unknown(fields)
-    }
-    fn extent(&mut self, level: Option<u8>) -> Extent {
-        let kind = match level {
-            None => self.below(3),
-            Some(1) => self.below(2),
-            Some(_) => 2,
-        };
-        match kind {
-            0 => Extent { len: 1 + (self.number() >> 16), at: At::Hole },
-            1 => Extent { len: 1 + self.below(8 << 20), at: At::Chunk(ChunkId(self.array())) },
-            _ => {
-                let level = level.map_or_else(|| 1 + self.below(16) as u8, |l| l - 1);
-                Extent { len: 1 + (self.number() >> 16), at: At::List(ChunkId(self.array()), level) }
-            }
-        }
-    }
-    fn content(&mut self, holes: bool) -> Content {
-        if self.chance() {
-            return Content::Inline(self.bytes(96));
-        }
-        let mut extents = self.many(5, |d| d.extent(None));
-        extents.retain(|e| holes || e.at != At::Hole);
-        if extents.is_empty() { Content::Inline(Vec::new()) } else { Content::Extents(extents) }
-    }
-    fn xattrs(&mut self) -> Vec<Xattr> {
-        let mut names = self.many(4, Self::name);
-        names.sort();
-        names.dedup();
-        names.into_iter().map(|name| Xattr { name, value: self.content(false) }).collect()
-    }
-    fn entry(&mut self) -> Entry {
-        let mut size = self.number();
-        let node = match self.below(9) {
-            0 => Node::Folder(ChunkId(self.array())),
-            1 => Node::Symlink(self.bytes(80)),
-            2 => Node::CharDevice(self.number()),
-            3 => Node::BlockDevice(self.number()),
-            4 => Node::Fifo,
-            5 => Node::Socket,
-            6 => Node::Unknown(8 + self.number() / 2),
-            _ => {
-                let content = self.content(true);
-                size = content.len().unwrap();
-                Node::File(content)
-            }
-        };
-        let typed = matches!(node, Node::Unknown(_));
-        Entry {
-            name: self.name(),
-            stat: Stat {
-                mode: self.below(0o10000) as u32,
-                uid: self.short(),
-                gid: self.short(),
-                user: self.bytes(12),
-                group: self.bytes(12),
-                mtime: self.time(),
-                ctime: self.time(),
-                size,
-                nlink: self.below(4),
-                link: self.maybe(|d| (d.short(), d.number())),
-                fresh: self.chance(),
-            },
-            node,
-            xattrs: self.xattrs(),
-            chunker: if typed { None } else { self.maybe(|d| (d.number(), d.bytes(64))) },
-            unknown: self.unknown(if typed { 16 } else { 21 }),
-        }
-    }
-    fn frame(&mut self) -> Frame {
-        let chunks = (0..1 + self.below(6)).map(|_| 1 + self.below(1 << 20) as u32).collect();
-        Frame { sealed_len: 18 + self.below(8 << 20) as u32 - 1, chunks }
-    }
-    fn header(&mut self) -> Header {
-        Header {
-            cipher: 1 + self.below(2) as u8,
-            space: if self.chance() { Space::Data } else { Space::Trees },
-            epoch: self.short(),
-            recipients: (0..1 + self.below(8))
-                .map(|_| Recipient { hint: self.array(), sealed: self.array() })
-                .collect(),
-        }
-    }
-    fn vouched(&mut self, certificates: usize) -> Vec<Vouched> {
-        if certificates == 0 {
-            return Vec::new();
-        }
-        self.many(4, |d| Vouched {
-            body: d.bytes(60),
-            signatures: (0..1 + d.below(3))
-                .map(|_| Signature { author: d.below(certificates as u64) as usize, signature: d.array() })
-                .collect(),
-        })
-    }
-}
+use draw::Draw;
+use vectors::{ACTIONS, Vector, plain, vectors};
 
 fn encoded(entry: &Entry) -> Vec<u8> {
     let mut w = Writer::new();
@@ -208,16 +45,6 @@ fn decode_entry(bytes: &[u8]) -> pastfs::fault::Result<Entry> {
     let entry = Entry::decode(&mut r)?;
     r.end()?;
     Ok(entry)
-}
-
-/// `value` goes there and back; the bytes.
-macro_rules! there_and_back {
-    ($type:ty, $value:expr) => {{
-        let value: $type = $value;
-        let bytes = value.encode();
-        assert_eq!(<$type>::decode(&bytes).unwrap(), value);
-        bytes
-    }};
 }
 
 #[test]
@@ -365,11 +192,7 @@ fn every_value_comes_back_from_its_encoding() {
             Private,
             Private {
                 paths: d.texts(),
-                unread: d.many(4, |d| Unread {
-                    path: d.bytes(40),
-                    reason: d.bytes(40),
-                    changed: d.chance()
-                }),
+                unread: d.many(4, |d| Unread { path: d.bytes(40), reason: d.bytes(40), changed: d.chance() }),
                 unread_total: d.number(),
                 unknown: d.unknown(3),
             }
@@ -401,384 +224,6 @@ fn every_value_comes_back_from_its_encoding() {
             }
         );
     }
-}
-
-const ACTIONS: [Action; 7] = [
-    Action::Tag,
-    Action::Untag,
-    Action::Hold,
-    Action::Release,
-    Action::Forget,
-    Action::Unforget,
-    Action::Void,
-];
-
-/// `N` bytes counting up from `first`, so that vectors are easily read.
-fn counting<const N: usize>(first: u8) -> [u8; N] {
-    std::array::from_fn(|i| first.wrapping_add(i as u8))
-}
-
-fn stat(size: u64) -> Stat {
-    Stat {
-        mode: 0o644,
-        uid: 1000,
-        gid: 100,
-        user: b"ana".to_vec(),
-        group: b"users".to_vec(),
-        mtime: Time { seconds: 1_763_000_000, nanos: 123_456_789 },
-        ctime: Time { seconds: 1_763_000_001, nanos: 0 },
-        size,
-        nlink: 1,
-        link: None,
-        fresh: false,
-    }
-}
-
-fn plain(name: &[u8], node: Node) -> Entry {
-    let size = match &node {
-        Node::File(content) => content.len().unwrap(),
-        Node::Symlink(target) => target.len() as u64,
-        _ => 0,
-    };
-    let unknown = Unknown::default();
-    Entry { name: name.to_vec(), stat: stat(size), node, xattrs: Vec::new(), chunker: None, unknown }
-}
-
-fn chunk(len: u64, first: u8) -> Extent {
-    Extent { len, at: At::Chunk(ChunkId(counting(first))) }
-}
-
-/// One entry of each type, in the order of their names.
-fn entries() -> Vec<(&'static str, Entry)> {
-    let sparse = Content::Extents(vec![
-        chunk(65536, 0),
-        Extent { len: 1 << 40, at: At::Hole },
-        chunk(1, 0x20),
-        Extent { len: 1 << 30, at: At::List(ChunkId(counting(0x40)), 2) },
-    ]);
-    let mut rich = plain(b"rich", Node::File(Content::Extents(vec![chunk(1 << 20, 0x60)])));
-    rich.stat = Stat {
-        mode: 0o4755,
-        uid: u32::MAX,
-        gid: 0,
-        user: Vec::new(),
-        group: b"wheel".to_vec(),
-        mtime: Time { seconds: -1, nanos: 999_999_999 },
-        ctime: Time { seconds: i64::MIN, nanos: 1 },
-        size: 1 << 20,
-        nlink: 3,
-        link: Some((1, u64::MAX)),
-        fresh: true,
-    };
-    rich.xattrs = vec![
-        Xattr { name: b"security.capability".to_vec(), value: Content::Inline(vec![1, 0, 0, 2]) },
-        Xattr { name: b"user.empty".to_vec(), value: Content::Inline(Vec::new()) },
-        Xattr { name: b"user.long".to_vec(), value: Content::Extents(vec![chunk(4000, 0x80)]) },
-    ];
-    rich.chunker = Some((2, vec![0, 0, 0x40, 0]));
-    let mut newer = plain(b"tomorrow", Node::Unknown(9));
-    newer.unknown = Unknown(vec![
-        (17, vec![0xa1, 0x01, 0x02]),
-        (18, vec![0x41, 0xff]),
-        (21, vec![0xf5]),
-        (300, vec![0x20]),
-    ]);
-    let mut fields = plain(b"with new fields", Node::Fifo);
-    fields.unknown = Unknown(vec![(22, vec![0x80]), (1 << 32, vec![0x00])]);
-    vec![
-        ("block device", plain(b"block", Node::BlockDevice(0x800))),
-        ("character device", plain(b"char", Node::CharDevice(u64::MAX))),
-        ("empty file", plain(b"empty", Node::File(Content::Inline(Vec::new())))),
-        ("folder", plain(b"folder", Node::Folder(ChunkId(counting(0xa0))))),
-        ("inline file", plain(b"inline", Node::File(Content::Inline(b"hello, file\n".to_vec())))),
-        ("named pipe", plain(b"pipe", Node::Fifo)),
-        ("file with everything", rich),
-        ("socket", plain(b"socket", Node::Socket)),
-        ("sparse file", plain(b"sparse", Node::File(sparse))),
-        ("symlink", plain(b"symlink", Node::Symlink(b"../elsewhere".to_vec()))),
-        ("unknown type", newer),
-        ("unknown fields", fields),
-        ("name that is no text", plain(&[0xff, 0xfe, b'\n'], Node::Fifo)),
-    ]
-}
-
-struct Vector {
-    /// The file, and the target that takes it.
-    kind: &'static str,
-    name: &'static str,
-    bytes: Vec<u8>,
-}
-
-/// What stands in `tests/vectors/`.
-fn vectors() -> Vec<Vector> {
-    let mut out = Vec::new();
-    let mut add = |kind, name, bytes| out.push(Vector { kind, name, bytes });
-
-    let item = |write: &dyn Fn(&mut Writer)| {
-        let mut w = Writer::new();
-        write(&mut w);
-        w.finish()
-    };
-    add("cbor", "0", item(&|w| drop(w.unsigned(0))));
-    add("cbor", "23", item(&|w| drop(w.unsigned(23))));
-    add("cbor", "24", item(&|w| drop(w.unsigned(24))));
-    add("cbor", "255", item(&|w| drop(w.unsigned(255))));
-    add("cbor", "256", item(&|w| drop(w.unsigned(256))));
-    add("cbor", "65536", item(&|w| drop(w.unsigned(65536))));
-    add("cbor", "2^32", item(&|w| drop(w.unsigned(1 << 32))));
-    add("cbor", "2^64-1", item(&|w| drop(w.unsigned(u64::MAX))));
-    add("cbor", "-1", item(&|w| drop(w.integer(-1))));
-    add("cbor", "-1000", item(&|w| drop(w.integer(-1000))));
-    add("cbor", "-2^63", item(&|w| drop(w.integer(i64::MIN))));
-    add("cbor", "no bytes", item(&|w| drop(w.bytes(b""))));
-    add("cbor", "bytes 1 2 3 4", item(&|w| drop(w.bytes(&[1, 2, 3, 4]))));
-    add("cbor", "[]", item(&|w| drop(w.array(0))));
-    add("cbor", "[1, [2, 3]]", item(&|w| drop(w.array(2).unsigned(1).array(2).unsigned(2).unsigned(3))));
-    add("cbor", "false", item(&|w| drop(w.boolean(false))));
-    add("cbor", "true", item(&|w| drop(w.boolean(true))));
-    let mut m = MapWriter::new();
-    m.field(1).unsigned(2);
-    m.field(3).bytes(b"x");
-    m.field(256).boolean(true);
-    add("cbor", "{1: 2, 3: 'x', 256: true}", m.finish());
-
-    for (name, entry) in entries() {
-        let bytes = encoded(&entry);
-        assert_eq!(decode_entry(&bytes).unwrap(), entry);
-        add("entry", name, bytes);
-    }
-
-    add("page", "empty folder", there_and_back!(Page, Page::Leaf(Vec::new())));
-    let root = plain(b"root", Node::Folder(ChunkId(counting(0))));
-    add("page", "root of a snapshot", there_and_back!(Page, Page::Leaf(vec![root])));
-    let all = entries().into_iter().map(|(_, e)| e).collect();
-    add("page", "all types", there_and_back!(Page, Page::Leaf(all)));
-    let below = |first: &[u8], id| PageRef { first: first.to_vec(), id: ChunkId(counting(id)) };
-    let pages = vec![below(b"aardvark", 1), below(b"mole", 2), below(b"zebra", 3)];
-    add("page", "level 1", there_and_back!(Page, Page::Node(1, pages.clone())));
-    add("page", "level 16", there_and_back!(Page, Page::Node(16, pages)));
-
-    let extents = vec![chunk(65536, 0), Extent { len: 4096, at: At::Hole }, chunk(70000, 1)];
-    add("extent_page", "level 1", there_and_back!(ExtentPage, ExtentPage { level: 1, extents }));
-    let lists = [(1 << 30, 1), (12345, 2)];
-    let extents = lists.map(|(len, id)| Extent { len, at: At::List(ChunkId(counting(id)), 1) }).to_vec();
-    add("extent_page", "level 2", there_and_back!(ExtentPage, ExtentPage { level: 2, extents }));
-
-    let repository = RepositoryId(counting(0x10));
-    let config = Config {
-        repository,
-        number: 1,
-        created: 1_763_000_000,
-        cipher: 1,
-        chunker: 1,
-        chunker_parameters: [16u32 << 10, 64 << 10, 256 << 10].map(u32::to_be_bytes).concat(),
-        epoch: 1,
-        features: Default::default(),
-        ended: Vec::new(),
-        earlier: Vec::new(),
-        unknown: Unknown::default(),
-    };
-    let config_body = there_and_back!(Config, config.clone());
-    add("config", "new", config_body.clone());
-    let full = Config {
-        number: 7,
-        cipher: 2,
-        chunker: 2,
-        chunker_parameters: (16u32 << 10).to_be_bytes().to_vec(),
-        epoch: 2,
-        features: [vec![b"read this".to_vec()], vec![], vec![b"a".to_vec(), b"b".to_vec()]],
-        ended: vec![counting(0x30)],
-        earlier: vec![vec![1, 2, 3]],
-        unknown: Unknown(vec![(10, vec![0x80])]),
-        ..config
-    };
-    add("config", "everything", there_and_back!(Config, full));
-
-    let certificate = Certificate {
-        role: 1,
-        public: counting(0x50),
-        host: Vec::new(),
-        created: 1_763_000_000,
-        unknown: Unknown::default(),
-    };
-    let seal = |body, certificate| Signed { body, certificate, signature: counting(0x80) };
-    let certified = |c: &Certificate| there_and_back!(Signed, seal(c.encode(), Vec::new()));
-    let full_key = certified(&certificate);
-    add("certificate", "full key", full_key.clone());
-    let writer = Certificate { role: 3, host: b"laptop".to_vec(), ..certificate };
-    add("certificate", "writer key", certified(&writer));
-    add("signed", "by the authority", there_and_back!(Signed, seal(config_body.clone(), Vec::new())));
-    add("signed", "by a key", there_and_back!(Signed, seal(vec![0xa0], full_key.clone())));
-    let signed = seal(config_body, Vec::new()).encode();
-    add("envelope", "config object", [&head(Kind::Config)[..], &signed].concat());
-    for (name, kind) in [
-        ("head of a segment", Kind::Segment),
-        ("head of a manifest", Kind::Manifest),
-        ("head of a note", Kind::Note),
-        ("head of a lease", Kind::Lease),
-    ] {
-        add("envelope", name, Envelope::head(kind, 0x0403_0201).to_vec());
-    }
-
-    let slot = Slot {
-        repository,
-        wrap: Wrap::Password { m_kib: 65536, t: 3, p: 1 },
-        salt: counting(0x70),
-        role: 1,
-        commitment: counting(0xa0),
-        epoch: 1,
-        secrets: b"sealed secrets".to_vec(),
-        label: b"sealed label".to_vec(),
-    };
-    add("slot", "password", there_and_back!(Slot, slot.clone()));
-    add("slot", "key file", there_and_back!(Slot, Slot { wrap: Wrap::KeyFile, role: 3, ..slot.clone() }));
-    add("slot_associated", "password", slot.associated());
-    let mut secrets = Secrets::default();
-    secrets.root = Some(counting(0));
-    secrets.id_secret = counting(0x20);
-    secrets.index_key = counting(0x40);
-    secrets.signing_seed = counting(0x60);
-    secrets.certificate = full_key.clone();
-    add("secrets", "full", there_and_back!(Secrets, secrets.clone()));
-    secrets.root = None;
-    secrets.authority = Some(counting(0xc0));
-    secrets.reading_public = Some(counting(0xa0));
-    add("secrets", "writer", there_and_back!(Secrets, secrets.clone()));
-    secrets.reading_public = None;
-    secrets.reading_secret = Some(counting(0x80));
-    add("secrets", "reader", there_and_back!(Secrets, secrets));
-    let label = Label {
-        text: b"home".to_vec(),
-        user: b"ana".to_vec(),
-        host: b"laptop".to_vec(),
-        created: 1_763_000_000,
-        unknown: Unknown::default(),
-    };
-    add("label", "full", there_and_back!(Label, label));
-
-    let recipient = |first| Recipient { hint: counting(first), sealed: counting(first) };
-    let recipients = vec![recipient(0x10)];
-    let header = Header { cipher: 1, space: Space::Data, epoch: 1, recipients };
-    add("pack_header", "data", header.encode());
-    let recipients = vec![recipient(0x10), recipient(0x90)];
-    let trees = Header { cipher: 2, space: Space::Trees, epoch: 0x0403_0201, recipients };
-    assert_eq!(Header::decode(&trees.encode()).unwrap().0, trees);
-    add("pack_header", "trees, two recipients, AES", trees.encode());
-    let frames = vec![
-        Frame { sealed_len: 1000, chunks: vec![1, 500, 4096] },
-        Frame { sealed_len: (8 << 20) + 17, chunks: vec![8 << 20] },
-    ];
-    add("pack_table", "empty", there_and_back!(Table, Table::default()));
-    add("pack_table", "two frames", there_and_back!(Table, Table(frames.clone())));
-    assert_eq!(decode_trailer(&trailer(0x0403_0201, 7)).unwrap(), (0x0403_0201, 7));
-    add("pack_trailer", "table of 67305985 bytes, 7 frames", trailer(0x0403_0201, 7).to_vec());
-    let entry = PackEntry {
-        pack: PackId(counting(0)),
-        size: 9 << 20,
-        header: header.encode(),
-        frames,
-        ids: (0..4).map(|i| ChunkId(counting(i * 0x20))).collect(),
-        unknown: Unknown::default(),
-    };
-    let entry = there_and_back!(PackEntry, entry);
-    add("pack_entry", "two frames", entry.clone());
-
-    let retirement = Retirement {
-        pack: PackId(counting(0)),
-        sweep: SessionId(counting(0x30)),
-        retired: 1_763_000_000,
-        deleted: None,
-        unknown: Unknown::default(),
-    };
-    let retired = there_and_back!(Retirement, retirement.clone());
-    add("retirement", "retired", retired.clone());
-    let deleted = Retirement { deleted: Some(1_763_100_000), ..retirement };
-    add("retirement", "deleted", there_and_back!(Retirement, deleted));
-    let by = |author, first| Signature { author, signature: counting(first) };
-    let segment = Segment {
-        created: 1_763_000_000,
-        session: Some(SessionId(counting(0x30))),
-        certificates: vec![certified(&writer), full_key],
-        entries: vec![Vouched { body: entry, signatures: vec![by(0, 1), by(1, 2)] }],
-        retirements: vec![Vouched { body: retired, signatures: vec![by(1, 3)] }],
-        replaces: vec![SegmentId(counting(5)), SegmentId(counting(6))],
-        unknown: Unknown::default(),
-    };
-    add("segment", "empty", there_and_back!(Segment, Segment::default()));
-    add("segment", "everything", there_and_back!(Segment, segment));
-
-    let manifest = Manifest {
-        time: Time { seconds: 1_763_000_000, nanos: 5 },
-        host: b"laptop".to_vec(),
-        tags: vec![b"daily".to_vec()],
-        root: ChunkId(counting(0)),
-        session: SessionId(counting(0x30)),
-        parent: None,
-        totals: Totals {
-            files: 1,
-            folders: 2,
-            others: 3,
-            bytes: 4,
-            read_files: 5,
-            read_bytes: 6,
-            new_bytes: 7,
-            stored_bytes: 8,
-        },
-        private: b"sealed".to_vec(),
-        program: b"pastfs 0.1.0".to_vec(),
-        began: Time { seconds: 1_763_000_000, nanos: 0 },
-        ended: Time { seconds: 1_763_000_060, nanos: 999_999_999 },
-        unknown: Unknown::default(),
-    };
-    add("manifest", "first", there_and_back!(Manifest, manifest.clone()));
-    let parent = Some(SnapshotId(counting(0x70)));
-    add("manifest", "with a parent", there_and_back!(Manifest, Manifest { parent, ..manifest }));
-    let unread = |path: &[u8], changed| Unread { path: path.to_vec(), reason: b"why".to_vec(), changed };
-    let private = Private {
-        paths: vec![b"/home/ana".to_vec(), b"/etc".to_vec()],
-        unread: vec![unread(b"/etc/shadow", false), unread(b"/home/ana/log", true)],
-        unread_total: 2,
-        unknown: Unknown::default(),
-    };
-    add("private", "two paths", there_and_back!(Private, private));
-
-    for (name, action) in
-        ["tag", "untag", "hold", "release", "forget", "unforget", "void"].into_iter().zip(ACTIONS)
-    {
-        let note = Note {
-            action,
-            time: Time { seconds: 1_763_000_000, nanos: 0 },
-            snapshots: vec![SnapshotId(counting(0x70))],
-            tags: if name.ends_with("tag") { vec![b"daily".to_vec()] } else { Vec::new() },
-            session: (action == Action::Void).then_some(SessionId(counting(0x30))),
-            unknown: Unknown::default(),
-        };
-        add("note", name, there_and_back!(Note, note));
-    }
-
-    let lease = Lease {
-        session: SessionId(counting(0x30)),
-        number: 0,
-        began: Time { seconds: 1_763_000_000, nanos: 0 },
-        written: Time { seconds: 1_763_000_000, nanos: 0 },
-        sweeps: Vec::new(),
-        forgets: Vec::new(),
-        host: b"laptop".to_vec(),
-        purpose: b"backup".to_vec(),
-        done: false,
-        unknown: Unknown::default(),
-    };
-    add("lease", "first", there_and_back!(Lease, lease.clone()));
-    let done = Lease {
-        number: 2,
-        written: Time { seconds: 1_763_000_600, nanos: 0 },
-        sweeps: vec![SessionId(counting(0x40))],
-        forgets: vec![NoteId(counting(0x50))],
-        done: true,
-        ..lease
-    };
-    add("lease", "done", there_and_back!(Lease, done));
-    out
 }
 
 macro_rules! files {
@@ -824,7 +269,11 @@ fn encodings_are_the_test_vectors_for_ever() {
             text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect()
         };
         assert!(!expected.is_empty());
-        assert_eq!(lines(text), lines(&expected), "tests/vectors/{kind}.txt differs; it would be\n{expected}");
+        assert_eq!(
+            lines(text),
+            lines(&expected),
+            "tests/vectors/{kind}.txt differs; it would be\n{expected}"
+        );
     }
     let listed = |v: &Vector| FILES.iter().chain(&MORE_FILES).any(|(kind, _)| *kind == v.kind);
     assert!(vectors.iter().all(listed));
@@ -897,12 +346,15 @@ fn random_bytes_pass_every_target() {
     }
 }
 
+/// Keys of a map, with their new items.
+type Changes<'a> = &'a [(u64, &'a [u8])];
+
 /// The fields of an ordinary named pipe, some replaced (an empty item removes the field).
-fn changed(changes: &[(u64, &[u8])]) -> Vec<u8> {
+fn changed(changes: Changes) -> Vec<u8> {
     changed_from(&encoded(&plain(b"pipe", Node::Fifo)), changes)
 }
 
-fn changed_from(bytes: &[u8], changes: &[(u64, &[u8])]) -> Vec<u8> {
+fn changed_from(bytes: &[u8], changes: Changes) -> Vec<u8> {
     let mut r = Reader::new(bytes);
     let mut fields = std::collections::BTreeMap::new();
     let mut map = r.map().unwrap();
@@ -921,7 +373,7 @@ fn changed_from(bytes: &[u8], changes: &[(u64, &[u8])]) -> Vec<u8> {
 fn an_entry_has_one_encoding_only() {
     assert!(decode_entry(&changed(&[])).is_ok());
     let id = [&[0x58, 32][..], &[7; 32]].concat();
-    let cases: &[(&str, &[(u64, &[u8])])] = &[
+    let cases: &[(&str, Changes)] = &[
         ("no name", &[(1, &[])]),
         ("an empty name", &[(1, &[0x40])]),
         ("the name .", &[(1, b"\x41.")]),
@@ -971,7 +423,7 @@ fn an_entry_has_one_encoding_only() {
 
 #[test]
 fn an_entry_of_an_unknown_type_is_kept_byte_for_byte() {
-    let newer: &[(u64, &[u8])] = &[
+    let newer: Changes = &[
         (2, &[0x18, 0x63]),
         (17, &[0x83, 0x01, 0xa1, 0x01, 0x02, 0x20]),
         (19, &[0x0a]),

@@ -1,0 +1,111 @@
+//! The repository as a folder: every snapshot under its time, readable by any program.
+//!
+//! `view` answers what the kernel asks, as plain functions; `fuse` carries the questions and answers; `inodes` says
+//! which number a file has, and keeps what the kernel holds; `session` is life and death. A thread of its own tells the
+//! kernel of new snapshots: a handler that did so would wait for a lock that the kernel holds for it.
+
+mod attributes;
+pub mod errno;
+mod folders;
+mod fuse;
+mod inodes;
+mod lru;
+mod mountpoint;
+pub mod names;
+mod reading;
+mod serve;
+pub mod session;
+mod snapshots;
+mod view;
+#[cfg(test)]
+mod view_tests;
+
+pub use mountpoint::umount;
+pub use names::Names;
+
+use crate::event::Observer;
+use crate::fault::{Doing, Result};
+use crate::id::ChunkId;
+use crate::repository::{Reader, Repository, Snapshot};
+use snapshots::Shown;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use view::{Setting, Shelf};
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// An empty folder.
+    pub mountpoint: PathBuf,
+    /// How the folders of snapshots are called.
+    pub names: Names,
+    /// Other users may look in, as far as modes and ACLs let them; snapshots of other hosts stay the owner's alone.
+    pub allow_other: bool,
+    /// How often new snapshots are looked for.
+    pub refresh: Duration,
+    /// Threads that answer the kernel; as many as there are cores, and at least 2, where it is `None`.
+    pub threads: Option<usize>,
+}
+
+impl Options {
+    /// The defaults for a mountpoint.
+    pub fn new(mountpoint: PathBuf) -> Self {
+        Self {
+            mountpoint,
+            names: Names::default(),
+            allow_other: false,
+            refresh: Duration::from_secs(5),
+            threads: None,
+        }
+    }
+}
+
+impl Shelf for Reader {
+    fn prefetch(&self, chunks: &[ChunkId]) {
+        Reader::prefetch(self, chunks);
+    }
+}
+
+fn shown(s: &Snapshot) -> Shown {
+    let t = &s.manifest.totals;
+    Shown {
+        id: s.id,
+        root: s.manifest.root,
+        time: s.manifest.time,
+        host: s.manifest.host.clone(),
+        tags: s.tags.clone(),
+        bytes: t.stored_bytes,
+        entries: t.files.saturating_add(t.folders).saturating_add(t.others),
+    }
+}
+
+/// Mounts a repository, and returns when it was unmounted: by `umount`, or by SIGINT, SIGTERM or SIGHUP, which
+/// [`session::block_signals`] must have blocked before any thread was started. `ready` is called once the mount can be used.
+///
+/// # Errors
+/// `Missing`, `Misuse`, `Busy` or `Denied` for a mountpoint that will not do, each with a hint; what the repository says to the first
+/// list of snapshots. Later failures go to the observer.
+pub fn mount(
+    repository: &Arc<Repository>,
+    options: &Options,
+    observer: Arc<dyn Observer>,
+    ready: impl FnOnce() + Send,
+) -> Result<()> {
+    let listed = {
+        let repository = repository.clone();
+        move || Ok(repository.snapshots()?.iter().map(|s| shown(s)).collect())
+    };
+    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let host = rustix::system::uname().nodename().to_bytes().to_vec();
+    let setting = Setting {
+        names: options.names.clone(),
+        inode_key: repository.inode_key(),
+        repository: repository.id(),
+        owner,
+        only_host: options.allow_other.then_some(host),
+    };
+    let clear_of = [PathBuf::from(repository.location()), repository.cache_dir().to_path_buf()];
+    serve::serve(repository.reader(), setting, options, &clear_of, Box::new(listed), observer, ready)
+        .doing(|| format!("mounting {} at {}", repository.location(), options.mountpoint.display()))
+}

@@ -1,0 +1,209 @@
+//! Runs a mount: the kernel's requests, new snapshots, signals, each on threads of their own that end together.
+
+use super::Options;
+use super::fuse::{self, Fuse};
+use super::inodes::ROOT;
+use super::mountpoint::{self, Mounted, NAME};
+use super::session::Signals;
+use super::snapshots::{Changes, Shown};
+use super::view::{Setting, Shelf, View};
+use crate::event::{Event, Observer};
+use crate::fault::{Doing, Error, Fault, Result};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+/// Nodes that the kernel may hold before the oldest are taken back: about 200 bytes each here, and 1 KB in the kernel.
+const NODES_MAX: usize = 1_000_000;
+/// Nodes that are taken back in one go.
+const NODES_STEP: usize = 10_000;
+/// Read-ahead of the kernel, where we may set it (root): hides what decoding takes.
+const READ_AHEAD_KIB: u32 = 4096;
+/// Threads at least, so that one that waits for the store does not keep the others.
+const THREADS_MIN: usize = 2;
+/// Threads at most.
+const THREADS_MAX: usize = 16;
+
+/// Lists the snapshots that are there now, oldest first.
+pub(super) type List = Box<dyn Fn() -> Result<Vec<Shown>> + Send>;
+
+/// What the thread that tells the kernel is to tell.
+enum Notice {
+    Changed(Changes),
+    /// The kernel may hold too many nodes.
+    Crowded,
+}
+
+/// Mounts, and returns when it is over.
+pub(super) fn serve(
+    shelf: Arc<dyn Shelf>,
+    setting: Setting,
+    options: &Options,
+    clear_of: &[PathBuf],
+    list: List,
+    observer: Arc<dyn Observer>,
+    ready: impl FnOnce() + Send,
+) -> Result<()> {
+    mountpoint::check_means(options.allow_other)?;
+    let path = mountpoint::prepare(&options.mountpoint, clear_of)?;
+    let view = Arc::new(View::new(shelf, setting, observer.clone()));
+    view.refresh(list()?);
+
+    let (crowded, is_crowded) = bounded(1);
+    let ring = crowded.clone();
+    // A bell that rings already need not be rung again.
+    let fuse = Fuse::new(view.clone(), options.allow_other, NODES_MAX, move || drop(ring.try_send(Notice::Crowded)));
+    let session = Session::new(fuse, &path, &config(options)).map_err(|e| refused(&path, e))?;
+    let mounted = Unmount(mountpoint::mounted_at(&path)?);
+    if let Some(m) = &mounted.0
+        && rustix::process::geteuid().is_root()
+        && let Err(e) = mountpoint::set_read_ahead(m, READ_AHEAD_KIB)
+    {
+        observer.event(Event::Detail(&format!("the kernel's read-ahead stays as it is: {e}")));
+    }
+    let ours = mounted.0.clone();
+    let signals = Signals::watch(move |before| {
+        // The first signal lets what is open go on; the second does not.
+        let result = match &ours {
+            Some(m) if before > 0 => mountpoint::abort(m),
+            Some(m) => mountpoint::detach_if_there(m),
+            None => Ok(()),
+        };
+        if let Err(e) = result {
+            observer.event(Event::Warning(&format!("unmounting: {e}")));
+        }
+    })?;
+    let (stop, stopped) = bounded::<()>(0);
+    let (tell, told) = bounded(4);
+    let threads = [
+        spawn("tell", {
+            let (view, notifier) = (view.clone(), session.notifier());
+            move || tell_kernel(&view, &notifier, &told, &is_crowded)
+        })?,
+        spawn("refresh", {
+            let refresh = options.refresh;
+            move || look_for_snapshots(&view, &list, refresh, &tell, &stopped)
+        })?,
+    ];
+    ready();
+    let result = session.run();
+    drop(mounted);
+    // The threads end when nobody is left to send them anything.
+    drop((stop, crowded));
+    for thread in threads {
+        let _ = thread.join();
+    }
+    signals.end();
+    result.doing(|| format!("serving {}", path.display()))
+}
+
+/// Takes the mount off at the end, whatever the end was.
+struct Unmount(Option<Mounted>);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        if let Some(m) = &self.0 {
+            let _ = mountpoint::detach_if_there(m);
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    Builder::new().name(name.into()).spawn(work).doing(|| format!("starting the thread {name}"))
+}
+
+fn config(options: &Options) -> Config {
+    let cores = std::thread::available_parallelism().map_or(THREADS_MIN, usize::from);
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(NAME.into()),
+        MountOption::Subtype(NAME.into()),
+        // Else each read would make the kernel ask for the attributes again, for the atime.
+        MountOption::RO,
+        // Old set-user-id programs live on in snapshots, with all their holes.
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    if options.allow_other {
+        config.mount_options.push(MountOption::DefaultPermissions);
+        config.acl = SessionACL::All;
+    }
+    config.n_threads = Some(options.threads.unwrap_or(cores).clamp(THREADS_MIN, THREADS_MAX));
+    config.clone_fd = true;
+    config
+}
+
+fn refused(path: &Path, e: io::Error) -> Error {
+    let doing = format!("mounting on {}", path.display());
+    match e.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => Error::io(doing, e)
+            .hint("this kernel does not enforce ACLs on FUSE: mount without --allow-other, or use Linux 4.9 or newer"),
+        _ if e.to_string().contains("Permission denied") || e.to_string().contains("not permitted") => {
+            Error::with_source(Fault::Denied, doing, e)
+                .hint("the mountpoint must be yours and writable to you; in a container, mounting must be permitted")
+        }
+        _ => Error::io(doing, e),
+    }
+}
+
+/// The only thread that notifies. It holds no lock of ours meanwhile: the kernel may wait for requests that are being
+/// answered before it takes a notification.
+fn tell_kernel(view: &View, notifier: &Notifier, told: &Receiver<Notice>, crowded: &Receiver<Notice>) {
+    loop {
+        let notice = crossbeam_channel::select! {
+            recv(told) -> n => n,
+            recv(crowded) -> n => n,
+        };
+        match notice {
+            // What fails here the kernel does not hold; or the mount is gone, and the loop ends.
+            Ok(Notice::Changed(changes)) => {
+                for name in &changes.names {
+                    let _ = notifier.inval_entry(INodeNo(ROOT), OsStr::from_bytes(name));
+                }
+                let _ = notifier.inval_inode(INodeNo(ROOT), 0, 0);
+            }
+            Ok(Notice::Crowded) => take_back(view, notifier),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Asks the kernel to let go of the oldest files, down to nine tenths of the limit; its forgets follow.
+fn take_back(view: &View, notifier: &Notifier) {
+    let low = NODES_MAX / 10 * 9;
+    let surplus = view.nodes.len().saturating_sub(low);
+    for _ in 0..surplus.div_ceil(NODES_STEP) {
+        for node in view.nodes.oldest(NODES_STEP) {
+            if let Some(parent) = &node.parent {
+                let _ = notifier.inval_entry(fuse::number(parent), OsStr::from_bytes(&node.name));
+            }
+        }
+    }
+}
+
+fn look_for_snapshots(
+    view: &View,
+    list: &List,
+    every: Duration,
+    tell: &Sender<Notice>,
+    stopped: &Receiver<()>,
+) {
+    while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+        match list() {
+            Ok(shown) => {
+                let changes = view.refresh(shown);
+                if !changes.names.is_empty() && tell.send(Notice::Changed(changes)).is_err() {
+                    return;
+                }
+            }
+            // What was listed before stays; it is tried again.
+            Err(e) => view.warn(format!("looking for new snapshots: {}", e.chain())),
+        }
+    }
+}

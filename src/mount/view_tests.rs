@@ -1,0 +1,377 @@
+//! The view over trees in memory.
+
+use super::attributes::Type;
+use super::errno::Errno;
+use super::inodes::ROOT;
+use super::names::Names;
+use super::snapshots::Shown;
+use super::view::{BRIEFLY, FOREVER, Looked, Setting, Shelf, View};
+use crate::clock::Time;
+use crate::event::{Event, Observer};
+use crate::fault::{Error, Fault, Result};
+use crate::format::pack::Space;
+use crate::format::tree::{At, Content, Entry, Extent, Node, Stat, Xattr};
+use crate::id::{ChunkId, RepositoryId, SnapshotId};
+use crate::tree::{Chunks, FolderWriter, ROOT_NAME, Sink};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+#[derive(Default)]
+struct Memory {
+    chunks: Mutex<HashMap<ChunkId, Bytes>>,
+    announced: Mutex<Vec<ChunkId>>,
+    reads: Mutex<usize>,
+}
+
+impl Chunks for Memory {
+    fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
+        if space == Space::Trees {
+            *self.reads.lock() += 1;
+        }
+        self.chunks.lock().get(id).cloned().ok_or_else(|| Error::new(Fault::Missing, "pack is gone"))
+    }
+}
+impl Shelf for Memory {
+    fn prefetch(&self, chunks: &[ChunkId]) {
+        self.announced.lock().extend_from_slice(chunks);
+    }
+}
+struct Into<'a>(&'a Memory);
+impl Sink for Into<'_> {
+    fn put(&mut self, _: Space, bytes: &[u8]) -> Result<ChunkId> {
+        let id = ChunkId::of_object(bytes);
+        self.0.chunks.lock().insert(id, Bytes::copy_from_slice(bytes));
+        Ok(id)
+    }
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+impl Observer for Heard {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Warning(text) = event {
+            self.0.lock().push(text.to_string());
+        }
+    }
+}
+
+fn entry(name: &str, node: Node) -> Entry {
+    let size = match &node {
+        Node::File(c) => c.len().unwrap(),
+        _ => 0,
+    };
+    Entry {
+        name: name.into(),
+        stat: Stat { mode: 0o640, uid: 7, gid: 8, nlink: 1, size, ..Stat::default() },
+        node,
+        xattrs: Vec::new(),
+        chunker: None,
+        unknown: Default::default(),
+    }
+}
+
+fn inline(name: &str, text: &str) -> Entry {
+    entry(name, Node::File(Content::Inline(text.into())))
+}
+
+struct World {
+    memory: Arc<Memory>,
+    heard: Arc<Heard>,
+    view: View,
+}
+
+impl World {
+    fn new(only_host: Option<&str>) -> Self {
+        let (memory, heard) = (Arc::new(Memory::default()), Arc::new(Heard::default()));
+        let setting = Setting {
+            names: Names::default(),
+            inode_key: [3; 32],
+            repository: RepositoryId([4; 32]),
+            owner: (1000, 1001),
+            only_host: only_host.map(|h| h.as_bytes().to_vec()),
+        };
+        let view = View::new(memory.clone(), setting, heard.clone());
+        Self { memory, heard, view }
+    }
+    fn chunk(&self, bytes: &[u8]) -> Extent {
+        let id = Into(&self.memory).put(Space::Data, bytes).unwrap();
+        Extent { len: bytes.len() as u64, at: At::Chunk(id) }
+    }
+    fn folder(&self, entries: &[Entry]) -> ChunkId {
+        let mut writer = FolderWriter::new();
+        for e in entries {
+            writer.push(e, &mut Into(&self.memory)).unwrap();
+        }
+        writer.finish(&mut Into(&self.memory)).unwrap()
+    }
+    fn snapshot(&self, id: u8, entries: &[Entry]) -> Shown {
+        let mut root = entry("root", Node::Folder(self.folder(entries)));
+        root.name = ROOT_NAME.to_vec();
+        root.stat.mode = 0o755;
+        Shown {
+            id: SnapshotId([id; 32]),
+            root: self.folder(&[root]),
+            time: Time { seconds: i64::from(id), nanos: 5 },
+            host: b"here".to_vec(),
+            tags: Vec::new(),
+            bytes: 1000,
+            entries: 3,
+        }
+    }
+    /// Looks up a path from the root of the mount; the number.
+    fn walk(&self, path: &str) -> std::result::Result<u64, Errno> {
+        let mut at = ROOT;
+        for name in path.split('/') {
+            at = match self.view.lookup(at, name.as_bytes())? {
+                Looked::There(a, _) => a.ino,
+                Looked::Never => return Err(Errno::ENOENT),
+            };
+        }
+        Ok(at)
+    }
+    fn list(&self, ino: u64) -> Vec<(String, u64)> {
+        let mut lines = Vec::new();
+        let mut offset = 0;
+        // Three lines at a time, as the kernel comes in pages.
+        loop {
+            let mut n = 0;
+            let before = lines.len();
+            self.view
+                .list(ino, offset, true, &mut |l| {
+                    n += 1;
+                    if n > 3 {
+                        return true;
+                    }
+                    offset = l.next;
+                    lines.push((String::from_utf8_lossy(l.name).into_owned(), l.attributes.ino));
+                    false
+                })
+                .unwrap();
+            if lines.len() == before {
+                return lines;
+            }
+        }
+    }
+    fn read(&self, ino: u64, offset: u64, len: usize) -> std::result::Result<Vec<u8>, Errno> {
+        self.view.read(ino, offset, len, |r| r.map(<[u8]>::to_vec))
+    }
+}
+
+const ONE: &str = "1970-01-01T00-00-01Z";
+const TWO: &str = "1970-01-01T00-00-02Z";
+
+#[test]
+fn the_root_lists_snapshots_and_latest_and_reads_none_of_them() {
+    let w = World::new(None);
+    let shown: Vec<Shown> = (1..=9).map(|i| w.snapshot(i, &[])).collect();
+    w.view.refresh(shown);
+    let names: Vec<String> = w.list(ROOT).into_iter().map(|(n, _)| n).collect();
+    assert_eq!(names.len(), 12);
+    assert_eq!((names[0].as_str(), names[2].as_str(), names[11].as_str()), (".", ONE, "latest"));
+    assert_eq!(*w.memory.reads.lock(), 0);
+    let Looked::There(a, ttl) = w.view.lookup(ROOT, b"latest").unwrap() else { panic!() };
+    assert_eq!((a.kind, ttl), (Type::Symlink, BRIEFLY));
+    assert_eq!(w.view.target(a.ino).unwrap(), b"1970-01-01T00-00-09Z");
+    assert_eq!(w.view.lookup(ROOT, b"tomorrow"), Err(Errno::ENOENT));
+    assert_eq!(w.view.sizes().bytes, 9000);
+    assert_eq!(w.view.attributes(ROOT).unwrap().0.uid, 1000);
+}
+
+#[test]
+fn the_root_of_a_snapshot_is_slash_with_the_snapshots_time() {
+    let w = World::new(None);
+    w.view.refresh(vec![w.snapshot(1, &[])]);
+    let Looked::There(a, ttl) = w.view.lookup(ROOT, ONE.as_bytes()).unwrap() else { panic!() };
+    assert_eq!((a.mode, a.uid, a.kind, ttl), (0o755, 7, Type::Folder, FOREVER));
+    assert_eq!(a.mtime, Time { seconds: 1, nanos: 5 });
+    assert_eq!(w.view.xattr(a.ino, b"user.pastfs.snapshot").unwrap(), "01".repeat(32).as_bytes());
+    assert_eq!(w.view.xattrs(a.ino).unwrap(), b"");
+    assert_eq!(w.view.lookup(a.ino, b"nothing").unwrap(), Looked::Never);
+}
+
+#[test]
+fn an_empty_repository_has_no_latest() {
+    let w = World::new(None);
+    w.view.refresh(Vec::new());
+    assert_eq!(w.view.lookup(ROOT, b"latest"), Err(Errno::ENOENT));
+    assert_eq!(w.list(ROOT).len(), 2);
+}
+
+#[test]
+fn unchanged_files_share_their_inode_and_folders_do_not() {
+    let w = World::new(None);
+    let tree = |text: &str| {
+        let d = w.folder(&[inline("a", "same"), inline("b", text)]);
+        [entry("d", Node::Folder(d))]
+    };
+    w.view.refresh(vec![w.snapshot(1, &tree("old")), w.snapshot(2, &tree("new"))]);
+    let ino = |s: &str, p: &str| w.walk(&format!("{s}/{p}")).unwrap();
+    assert_eq!(ino(ONE, "d/a"), ino(TWO, "d/a"));
+    assert_ne!(ino(ONE, "d/b"), ino(TWO, "d/b"));
+    assert_ne!(ino(ONE, "d"), ino(TWO, "d"));
+    assert_eq!(w.read(ino(ONE, "d/b"), 0, 99).unwrap(), b"old");
+    assert_eq!(w.read(ino(TWO, "d/b"), 1, 1).unwrap(), b"e");
+    assert_eq!(w.read(ino(TWO, "d/b"), 3, 1).unwrap(), b"");
+    assert_eq!(w.read(ino(TWO, "d"), 3, 1), Err(Errno::EISDIR));
+}
+
+#[test]
+fn a_folder_lists_in_pieces_and_decodes_its_page_once() {
+    let w = World::new(None);
+    let files: Vec<Entry> = (0..500).map(|i| inline(&format!("f{i:04}"), "x")).collect();
+    w.view.refresh(vec![w.snapshot(1, &files)]);
+    let root = w.walk(ONE).unwrap();
+    let before = *w.memory.reads.lock();
+    let lines = w.list(root);
+    assert_eq!(lines.len(), 502);
+    assert_eq!(lines[2].0, "f0000");
+    assert_eq!(lines[1], ("..".into(), ROOT));
+    let reads = *w.memory.reads.lock() - before;
+    assert!(reads < 20, "{reads}");
+    // All that was counted is given back, and nothing is left but the root.
+    for (_, ino) in &lines[2..] {
+        w.view.forget(*ino, 1);
+    }
+    assert_eq!(w.view.nodes.len(), 1);
+    assert_eq!(w.view.attributes(lines[2].1), Err(Errno::ESTALE));
+}
+
+#[test]
+fn every_type_is_shown_as_it_was() {
+    let w = World::new(None);
+    let mut sparse = entry("h", Node::File(Content::Extents(vec![
+        Extent { len: 10_000, at: At::Hole },
+        w.chunk(&[1; 600]),
+    ])));
+    sparse.stat.nlink = 3;
+    sparse.stat.link = Some((0, 1));
+    let nodes = vec![
+        entry("b", Node::BlockDevice(libc::makedev(8, 1))),
+        entry("c", Node::CharDevice(libc::makedev(1, 3))),
+        entry("f", Node::Fifo),
+        sparse,
+        entry("l", Node::Symlink(b"to".to_vec())),
+        entry("s", Node::Socket),
+        entry("u", Node::Unknown(77)),
+    ];
+    w.view.refresh(vec![w.snapshot(1, &nodes)]);
+    let at = |n: &str| w.view.attributes(w.walk(&format!("{ONE}/{n}")).unwrap()).unwrap().0;
+    assert_eq!((at("b").kind, at("b").rdev), (Type::BlockDevice, 0x801));
+    assert_eq!((at("c").kind, at("c").rdev), (Type::CharDevice, 0x103));
+    assert_eq!(at("f").kind, Type::Fifo);
+    assert_eq!(at("s").kind, Type::Socket);
+    let h = at("h");
+    assert_eq!((h.size, h.blocks, h.nlink, h.uid, h.mode), (10_600, 2, 3, 7, 0o640));
+    assert_eq!(w.view.seek(h.ino, 0, libc::SEEK_DATA), Ok(10_000));
+    assert_eq!(w.view.seek(h.ino, 0, libc::SEEK_HOLE), Ok(0));
+    assert_eq!(w.view.seek(h.ino, 10_100, libc::SEEK_HOLE), Ok(10_600));
+    assert_eq!(w.view.seek(h.ino, 10_600, libc::SEEK_DATA), Err(Errno::ENXIO));
+    assert_eq!(w.view.target(at("l").ino).unwrap(), b"to");
+    assert_eq!(at("l").size, 2);
+    assert_eq!((at("u").kind, at("u").mode), (Type::File, 0));
+    assert_eq!(w.read(at("u").ino, 0, 10), Err(Errno::EIO));
+}
+
+#[test]
+fn xattrs_come_back_byte_for_byte_and_missing_ones_are_enodata() {
+    let w = World::new(None);
+    let big = vec![9; 5000];
+    let mut f = inline("f", "x");
+    f.xattrs = vec![
+        Xattr { name: b"system.posix_acl_access".to_vec(), value: Content::Inline(vec![2, 0, 0, 0]) },
+        Xattr { name: b"user.big".to_vec(), value: Content::Extents(vec![w.chunk(&big)]) },
+    ];
+    w.view.refresh(vec![w.snapshot(1, &[f])]);
+    let ino = w.walk(&format!("{ONE}/f")).unwrap();
+    assert_eq!(w.view.xattrs(ino).unwrap(), b"system.posix_acl_access\0user.big\0");
+    assert_eq!(w.view.xattr(ino, b"system.posix_acl_access").unwrap(), [2, 0, 0, 0]);
+    assert_eq!(w.view.xattr(ino, b"user.big").unwrap(), big);
+    assert_eq!(w.view.xattr(ino, b"user.none"), Err(Errno::ENODATA));
+    assert_eq!(w.view.xattr(ino, b"user.pastfs.snapshot"), Err(Errno::ENODATA));
+    assert_eq!(w.view.xattr(ROOT, b"security.capability"), Err(Errno::ENODATA));
+}
+
+#[test]
+fn damage_is_eio_and_told_once_and_spoils_nothing_else() {
+    let w = World::new(None);
+    let lost = Extent { len: 100, at: At::Chunk(ChunkId([66; 32])) };
+    let files = [
+        entry("bad", Node::File(Content::Extents(vec![lost]))),
+        entry("gone", Node::Folder(ChunkId([67; 32]))),
+        inline("good", "fine"),
+    ];
+    let mut broken = w.snapshot(2, &[]);
+    broken.root = ChunkId([68; 32]);
+    w.view.refresh(vec![w.snapshot(1, &files), broken]);
+    let bad = w.walk(&format!("{ONE}/bad")).unwrap();
+    assert_eq!(w.read(bad, 0, 100), Err(Errno::EIO));
+    assert_eq!(w.read(bad, 0, 100), Err(Errno::EIO));
+    let heard = w.heard.0.lock().clone();
+    assert_eq!(heard.len(), 1);
+    assert!(heard[0].contains("/bad of snapshot 01010101") && heard[0].contains("pack is gone"), "{heard:?}");
+    assert_eq!(w.walk(&format!("{ONE}/gone/x")), Err(Errno::EIO));
+    let gone = w.walk(&format!("{ONE}/gone")).unwrap();
+    assert_eq!(w.view.list(gone, 0, true, &mut |_| false), Err(Errno::EIO));
+    assert_eq!(w.read(w.walk(&format!("{ONE}/good")).unwrap(), 0, 9).unwrap(), b"fine");
+    assert_eq!(w.walk(TWO), Err(Errno::EIO));
+    assert_eq!(w.list(ROOT).len(), 5);
+}
+
+#[test]
+fn snapshots_come_and_go_while_mounted() {
+    let w = World::new(None);
+    w.view.refresh(vec![w.snapshot(1, &[inline("f", "1")])]);
+    let old = w.walk(&format!("{ONE}/f")).unwrap();
+    let before = w.walk("latest").unwrap();
+    let changes = w.view.refresh(vec![w.snapshot(2, &[inline("f", "2")])]);
+    assert_eq!(changes.names.len(), 3);
+    assert_eq!(w.walk(ONE), Err(Errno::ENOENT));
+    let now = w.walk("latest").unwrap();
+    assert_ne!(before, now);
+    assert_eq!(w.view.target(before).unwrap(), ONE.as_bytes());
+    assert_eq!(w.view.target(now).unwrap(), TWO.as_bytes());
+    // What is open goes on.
+    assert_eq!(w.read(old, 0, 9).unwrap(), b"1");
+}
+
+#[test]
+fn other_hosts_snapshots_are_the_owners_alone_where_others_may_look() {
+    let w = World::new(Some("elsewhere"));
+    w.view.refresh(vec![w.snapshot(1, &[])]);
+    let a = w.view.attributes(w.walk(ONE).unwrap()).unwrap().0;
+    assert_eq!((a.mode, a.uid, a.gid), (0o700, 1000, 1001));
+    let w = World::new(Some("here"));
+    w.view.refresh(vec![w.snapshot(1, &[])]);
+    assert_eq!(w.view.attributes(w.walk(ONE).unwrap()).unwrap().0.mode, 0o755);
+}
+
+#[test]
+fn who_reads_in_order_finds_what_follows_announced() {
+    let w = World::new(None);
+    let piece = |i: u32| w.chunk(&i.to_le_bytes().repeat(1 << 18));
+    let long = entry("0", Node::File(Content::Extents((0..40).map(piece).collect())));
+    let mut files = vec![long];
+    for i in 1..300u32 {
+        let content = Content::Extents(vec![w.chunk(format!("{i:0200}").as_bytes())]);
+        files.push(entry(&format!("f{i:03}"), Node::File(content)));
+    }
+    w.view.refresh(vec![w.snapshot(1, &files)]);
+    let root = w.walk(ONE).unwrap();
+    let inos: Vec<u64> = w.list(root)[2..].iter().map(|l| l.1).collect();
+    w.read(inos[0], 0, 1 << 20).unwrap();
+    assert_eq!(w.memory.announced.lock().len(), 8);
+    w.read(inos[0], 1 << 20, 1 << 20).unwrap();
+    assert_eq!(w.memory.announced.lock().len(), 8);
+    for i in 2..40 {
+        w.read(inos[0], i << 20, 1 << 20).unwrap();
+    }
+    assert_eq!(w.memory.announced.lock().len(), 39);
+    w.memory.announced.lock().clear();
+    for ino in &inos[1..] {
+        w.read(*ino, 0, 4096).unwrap();
+    }
+    let announced = w.memory.announced.lock().len();
+    assert!((297..=299).contains(&announced), "{announced}");
+}

@@ -1,0 +1,16 @@
+//! All integration tests. Most of them run the real program against real files, mounts and disks.
+
+mod damage;
+mod errors;
+mod fidelity;
+mod format;
+mod house;
+mod incremental;
+mod interrupted;
+mod manual;
+mod mounting;
+mod oddities;
+mod restoring;
+mod scene;
+mod selection;
+mod together;
