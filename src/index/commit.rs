@@ -19,7 +19,8 @@ pub fn write<'a>(
     memory: &Memory,
 ) -> Result<(Writer<'a>, Tally), Trouble> {
     let writer = home.writer(name, lock)?;
-    let mut work = Work { tally: tally(&writer)?, writer: &writer, batch: Batch::default(), numbers: HashMap::new() };
+    let mut work =
+        Work { tally: tally(&writer)?, writer: &writer, batch: Batch::default(), numbers: HashMap::new() };
     let mut added = Vec::new();
     for pending in memory.segments.values() {
         // Another process may have been faster; what it wrote is the same.

@@ -115,8 +115,11 @@ impl Home {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(doing)?;
         let meta = fs::metadata(dir).doing(doing)?;
         if meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(Error::new(Fault::Denied, format!("the cache {} belongs to another user", dir.display()))
-                .hint("choose another folder with --cache"));
+            return Err(Error::new(
+                Fault::Denied,
+                format!("the cache {} belongs to another user", dir.display()),
+            )
+            .hint("choose another folder with --cache"));
         }
         if meta.mode() & 0o077 != 0 {
             fs::set_permissions(dir, Permissions::from_mode(0o700)).doing(doing)?;
@@ -199,8 +202,13 @@ impl Home {
         let made = DB::open(&options, self.dir.join(&name)).map_err(|e| Error::from(trouble(doing(), e)))?;
         drop(made);
         let draft = self.dir.join("current.new");
-        let mut file =
-            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&draft).doing(doing)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)
+            .doing(doing)?;
         file.write_all(name.as_bytes()).doing(doing)?;
         file.sync_all().doing(doing)?;
         fs::rename(&draft, self.dir.join("current")).doing(doing)?;

@@ -1,8 +1,9 @@
 //! Which chunk lies where: the local, rebuildable view of a store's segments, in RocksDB.
 //!
-//! The truth is what the store lists now. The caller lists, asks [`Index::segments`] what is here already,
-//! fetches and verifies the rest and calls [`Index::apply`]; an entry counts while a segment that was
-//! named so holds it. Deleting the cache loses nothing but time.
+//! The truth is what the store lists now. The caller asks [`Index::segments`] what is here, **then** lists,
+//! fetches and verifies what is missing and calls [`Index::apply`]; an entry counts while a segment that was
+//! named so holds it. (The other way round, a segment that another thread publishes in between would seem
+//! to be gone.) Deleting the cache loses nothing but time.
 //!
 //! Any number of processes share one cache. Each has its own opinion of which segments count (`view.rs`);
 //! the database (`database.rs`) is where the entries of all of them lie, written by one at a time, in batches
@@ -151,8 +152,8 @@ impl Index {
         Ok(Self { home, applying: Mutex::new(()), state: RwLock::new(state) })
     }
 
-    /// The segments that count and whose entries are at hand. One that is listed and not among these must be
-    /// fetched and applied; one that is among these and not listed is gone.
+    /// The segments that count and whose entries are at hand. One that a later listing names and that is not among
+    /// these must be fetched and applied; one that is among these and not listed is gone.
     pub fn segments(&self) -> Result<BTreeSet<SegmentId>> {
         self.catch_up()?;
         let found = self.read(State::segments)?;
@@ -163,10 +164,17 @@ impl Index {
     }
 
     /// Brings the view up to a listing: `new` counts from now on, `gone` no longer. `files` are added to the
-    /// table of files; with them everything is written to the database at once. When this returns, look-ups
+    /// table of files; with them everything is written to the database at once. Where segments were merged, the new
+    /// ones must come with the call that lets the old ones go, or before it: else their entries are
+    /// dropped and stored again, and for a moment nothing knows of their retirements. When this returns, look-ups
     /// of this process see the change, even if the database could not be written because another process
     /// writes. `Damaged` when the numbers of an entry do not agree; then nothing was done.
-    pub fn apply(&self, new: Vec<Applied>, gone: &[SegmentId], files: Vec<([u8; 16], Vec<u8>)>) -> Result<()> {
+    pub fn apply(
+        &self,
+        new: Vec<Applied>,
+        gone: &[SegmentId],
+        files: Vec<([u8; 16], Vec<u8>)>,
+    ) -> Result<()> {
         let new = new.into_iter().map(Pending::new).collect::<Result<Vec<_>>>()?;
         let _one = self.applying.lock();
         self.catch_up()?;
@@ -207,7 +215,8 @@ impl Index {
         self.read(|s| s.file(key))
     }
 
-    /// Empties the table of files. `Busy` when another process writes to the cache for ten seconds.
+    /// Empties the table of files. While another process writes to the cache they stay where they are, which
+    /// harms nobody: what is told of a file is as true as it was.
     pub fn forget_files(&self) -> Result<()> {
         let _one = self.applying.lock();
         self.state.write().memory.files.clear();
@@ -215,9 +224,12 @@ impl Index {
         if !self.read(State::has_files)? {
             return Ok(());
         }
-        let lock = self.home.lock(|| false)?.ok_or_else(busy)?;
+        let Some(lock) = self.home.lock(|| false)? else { return Ok(()) };
         if let Some(name) = self.home.current()? {
-            commit::forget_files(&self.home, &name, &lock)?;
+            match commit::forget_files(&self.home, &name, &lock) {
+                Err(Trouble::Failed(e)) if e.fault() == Fault::Busy => return Ok(()),
+                other => other?,
+            }
         }
         drop(lock);
         self.catch_up()
@@ -370,7 +382,11 @@ impl Index {
                     Err(trouble) => return Err(trouble.into()),
                 }
             };
-            if tries == 0 { self.reopen(opened)? } else { self.make_anew(&name)? }
+            if tries == 0 {
+                self.reopen(opened)?
+            } else {
+                self.make_anew(&name)?
+            }
             tries += 1;
         }
     }

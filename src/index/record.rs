@@ -330,7 +330,8 @@ mod tests {
 
     #[test]
     fn no_bytes_make_a_record_panic() {
-        let samples = [record().encode(), SegmentRecord::default().encode(), Tally::default().encode().to_vec()];
+        let samples =
+            [record().encode(), SegmentRecord::default().encode(), Tally::default().encode().to_vec()];
         for bytes in samples {
             for at in 0..bytes.len() {
                 let cut = &bytes[..at];

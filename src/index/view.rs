@@ -45,7 +45,10 @@ impl Pending {
             let info = places_of(&entry, at as u32, &mut chunks)?;
             let mut digest: Digest = Default::default();
             digest.copy_from_slice(&blake3::hash(&entry.encode()).as_bytes()[..record::DIGEST_LEN]);
-            packs.push(PendingPack { record: PackRecord { info: Arc::new(info), digest, chunks: 0 }, trusted });
+            packs.push(PendingPack {
+                record: PackRecord { info: Arc::new(info), digest, chunks: 0 },
+                trusted,
+            });
         }
         chunks.sort_by_key(|(id, at, _)| (*id, *at)); // stable: of doubles in one pack the first counts
         chunks.dedup_by_key(|(id, at, _)| (*id, *at));
@@ -68,7 +71,8 @@ impl Pending {
 }
 
 fn places_of(entry: &PackEntry, at: u32, chunks: &mut Vec<(ChunkId, u32, Spot)>) -> Result<PackInfo> {
-    let bad = || Error::damaged(format!("the numbers of the entry of pack {} do not agree", entry.pack.short()));
+    let bad =
+        || Error::damaged(format!("the numbers of the entry of pack {} do not agree", entry.pack.short()));
     let (header, header_len) = Header::decode(&entry.header)?;
     let mut end = header_len as u64;
     let mut ids = entry.ids.iter();
@@ -87,10 +91,20 @@ fn places_of(entry: &PackEntry, at: u32, chunks: &mut Vec<(ChunkId, u32, Spot)>)
         frames.push(FrameAt { offset, sealed_len: frame.sealed_len, raw_len: raw as u32 });
         end += u64::from(frame.sealed_len);
     }
-    if ids.next().is_some() || end > entry.size || end > u64::from(u32::MAX) || header_len != entry.header.len() {
+    if ids.next().is_some()
+        || end > entry.size
+        || end > u64::from(u32::MAX)
+        || header_len != entry.header.len()
+    {
         return Err(bad());
     }
-    Ok(PackInfo { id: entry.pack, size: entry.size, header: entry.header.clone(), space: header.space, frames })
+    Ok(PackInfo {
+        id: entry.pack,
+        size: entry.size,
+        header: entry.header.clone(),
+        space: header.space,
+        frames,
+    })
 }
 
 /// Who holds a number: how many entries of segments in the view, and how many of them are trusted.
@@ -303,7 +317,9 @@ impl State {
         let generation = tally(reader)?.generation;
         reader.scan(record::SEGMENT, |key, value| {
             let (id, record) = segment(key, value)?;
-            if memory.segments.remove(&id).is_some() || view.segments.get(&id).is_some_and(|old| *old != record) {
+            if memory.segments.remove(&id).is_some()
+                || view.segments.get(&id).is_some_and(|old| *old != record)
+            {
                 view.insert(id, record);
             }
             Ok(())
