@@ -18,7 +18,8 @@ impl Time {
     }
     /// Seconds from `earlier` to `self`, negative when it is later.
     pub fn seconds_since(&self, earlier: Time) -> f64 {
-        (self.seconds - earlier.seconds) as f64 + (f64::from(self.nanos) - f64::from(earlier.nanos)) / 1e9
+        (self.seconds.saturating_sub(earlier.seconds)) as f64
+            + (f64::from(self.nanos) - f64::from(earlier.nanos)) / 1e9
     }
 }
 

@@ -23,6 +23,8 @@ pub const SMALL_MAX: u64 = 512 << 10;
 pub const AHEAD_MAX: usize = 128;
 /// Threads that read ahead: on a cold disk several requests under way count more than cores.
 const THREADS: usize = 4;
+/// Most bytes of xattr values that an entry holds itself.
+const XATTRS_INLINE_SUM: usize = 16 << 10;
 /// Read at a time from big files.
 const PIECE: usize = 1 << 20;
 /// A change so close to the reading may have come after it, unseen by the file system's clock: 2 s is
@@ -296,10 +298,17 @@ impl Read for Piece<'_> {
 }
 
 /// Stores extended attributes: short values in the entry, long ones as chunks.
-pub fn store_xattrs(chunker: &Chunker, found: Vec<(Vec<u8>, Vec<u8>)>, writer: &mut Writer) -> Result<Vec<Xattr>> {
+pub fn store_xattrs(
+    chunker: &Chunker,
+    found: Vec<(Vec<u8>, Vec<u8>)>,
+    writer: &mut Writer,
+) -> Result<Vec<Xattr>> {
     let mut xattrs = Vec::with_capacity(found.len());
+    let all: usize = found.iter().map(|(_, v)| v.len()).sum();
+    // An entry must fit into a page: thousands of values go to chunks, even short ones.
+    let inline = if all > XATTRS_INLINE_SUM { 0 } else { XATTR_INLINE_MAX };
     for (name, value) in found {
-        let value = store(chunker, &value, Frames::Small, XATTR_INLINE_MAX, writer)?;
+        let value = store(chunker, &value, Frames::Small, inline, writer)?;
         xattrs.push(Xattr { name, value });
     }
     Ok(xattrs)

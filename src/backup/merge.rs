@@ -60,7 +60,9 @@ pub fn files(
     // A parent that cannot be read is no parent: everything is read again.
     match root {
         Ok(old) => merge.olds[0].entries = old.into_iter().collect::<Vec<_>>().into_iter(),
-        Err(e) => observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain()))),
+        Err(e) => {
+            observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())))
+        }
     }
     for event in walk.by_ref() {
         stop.check()?;
@@ -244,7 +246,8 @@ impl Merge<'_> {
             At::Hole => true,
             At::Chunk(id) => self.writer.knows(&id),
             At::List(id, _) => {
-                let page = self.writer.knows(&id).then(|| self.reader.chunk(Space::Trees, &id).ok()).flatten();
+                let page =
+                    self.writer.knows(&id).then(|| self.reader.chunk(Space::Trees, &id).ok()).flatten();
                 page.and_then(|p| ExtentPage::decode(&p).ok())
                     .is_some_and(|p| self.are_pages_stored(&Content::Extents(p.extents)))
             }
@@ -395,7 +398,8 @@ impl Merge<'_> {
                                     files::store_file(&self.chunker, &file, stat.size, self.writer, &tell)?;
                                 self.count_read(len);
                                 let now = item.restat_open(&file)?;
-                                moved = len != stat.size || now.mtime != stat.mtime || now.ctime != stat.ctime;
+                                moved =
+                                    len != stat.size || now.mtime != stat.mtime || now.ctime != stat.ctime;
                                 stat.size = len;
                                 content
                             }
@@ -410,10 +414,8 @@ impl Merge<'_> {
                 }
                 stat.fresh |= moved;
                 if !stat.fresh && !matches!(content, Content::Inline(_)) {
-                    self.writer.record(
-                        self.record_key(path),
-                        files::encode_record(&stat, item.inode, &content),
-                    );
+                    self.writer
+                        .record(self.record_key(path), files::encode_record(&stat, item.inode, &content));
                 }
                 Node::File(content)
             }
@@ -457,8 +459,7 @@ impl Merge<'_> {
             }
             (None, Some(coming)) => {
                 self.mark_differing();
-                let loaded =
-                    coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died")));
+                let loaded = coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died")));
                 let (stat, xattrs) = match loaded {
                     Ok(l) => (l.stat, files::store_xattrs(&self.chunker, l.xattrs, self.writer)?),
                     Err(e) => {

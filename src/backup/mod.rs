@@ -5,11 +5,11 @@ mod files;
 mod merge;
 mod output;
 
+use crate::clock::Time;
 use crate::event::{Event, Observer, Stop};
 use crate::fault::{Error, Fault, Result};
-use crate::format::snapshot::{Private, TEXT_MAX, Totals, UNREAD_MAX, Unread};
+use crate::format::snapshot::{PATH_MAX, Private, TEXT_MAX, Totals, UNREAD_MAX, Unread};
 use crate::format::tree::NAME_MAX;
-use crate::clock::Time;
 use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::repository::{Commit, Draft, Repository, Snapshot, Writer, WriterOptions};
 use crate::seal::Compression;
@@ -26,6 +26,8 @@ use std::time::Instant;
 const ATTEMPTS: usize = 4;
 /// Longest reason that a manifest keeps of a file that was not read.
 const REASON_MAX: usize = TEXT_MAX;
+/// Most bytes of paths and reasons in a manifest, whose own limit is 16 MiB; the rest is counted.
+const UNREAD_BYTES_MAX: usize = 4 << 20;
 
 /// What is saved.
 pub enum From {
@@ -85,10 +87,13 @@ impl Report {
     fn unread(&mut self, path: &Path, reason: &str, changed: bool, observer: &Arc<dyn Observer>) {
         observer.event(Event::Unread { path, reason });
         self.unread_total += 1;
-        if self.unread.len() < UNREAD_MAX {
-            let mut reason = reason.as_bytes().to_vec();
-            reason.truncate(REASON_MAX);
-            self.unread.push(Unread { path: path.as_os_str().as_bytes().to_vec(), reason, changed });
+        let mut reason = reason.as_bytes().to_vec();
+        reason.truncate(REASON_MAX);
+        let path = path.as_os_str().as_bytes().to_vec();
+        let bytes: usize = self.unread.iter().map(|u| u.path.len() + u.reason.len()).sum();
+        let room = bytes + path.len() + reason.len() <= UNREAD_BYTES_MAX && path.len() <= PATH_MAX;
+        if self.unread.len() < UNREAD_MAX && room {
+            self.unread.push(Unread { path, reason, changed });
         }
     }
 }
@@ -151,9 +156,20 @@ fn attempt(
     let written = match &options.from {
         From::Files(source) => {
             let source = skipping(repository, source);
-            merge::files(repository, options, source, parent.as_deref(), &mut writer, &mut report, observer, stop)
+            merge::files(
+                repository,
+                options,
+                source,
+                parent.as_deref(),
+                &mut writer,
+                &mut report,
+                observer,
+                stop,
+            )
         }
-        From::Command { command, name } => output::command(repository, command, name, &mut writer, &mut report),
+        From::Command { command, name } => {
+            output::command(repository, command, name, &mut writer, &mut report)
+        }
     };
     let root = match written {
         Ok(root) => root,

@@ -1,6 +1,6 @@
 //! Moves what waits in memory into the database, as one batch that is added whole or not at all.
 
-use super::database::{Batch, Home, Lock, Trouble, Writer};
+use super::database::{Batch, Home, Lock, Tried, Trouble, Writer};
 use super::record::{self, Digest, NUMBER_END, PackRecord, SegmentRecord, Tally};
 use super::view::{Memory, Pending, tally};
 use crate::fault::{Error, Fault};
@@ -12,12 +12,7 @@ use std::sync::Arc;
 const DEAD_MIN: u64 = 100_000;
 
 /// Writes. The writer comes back open, so that the caller can let readers catch up before compactions run.
-pub fn write<'a>(
-    home: &'a Home,
-    name: &str,
-    lock: &Lock,
-    memory: &Memory,
-) -> Result<(Writer<'a>, Tally), Trouble> {
+pub fn write<'a>(home: &'a Home, name: &str, lock: &Lock, memory: &Memory) -> Tried<(Writer<'a>, Tally)> {
     let writer = home.writer(name, lock)?;
     let mut work =
         Work { tally: tally(&writer)?, writer: &writer, batch: Batch::default(), numbers: HashMap::new() };
@@ -45,7 +40,7 @@ pub fn write<'a>(
 }
 
 /// Deletes the whole table of files.
-pub fn forget_files(home: &Home, name: &str, lock: &Lock) -> Result<(), Trouble> {
+pub fn forget_files(home: &Home, name: &str, lock: &Lock) -> Tried<()> {
     let writer = home.writer(name, lock)?;
     let mut tally = tally(&writer)?;
     tally.generation += 1;
@@ -55,14 +50,14 @@ pub fn forget_files(home: &Home, name: &str, lock: &Lock) -> Result<(), Trouble>
 }
 
 /// Rewrites the database without dead chunk keys once they are more than half.
-pub fn purge(home: &Home, name: &str, lock: &Lock, writer: Writer<'_>, tally: &Tally) -> Result<(), Trouble> {
+pub fn purge(home: &Home, name: &str, lock: &Lock, writer: Writer<'_>, tally: &Tally) -> Tried<()> {
     if tally.dead < DEAD_MIN || tally.dead < tally.live {
         return Ok(());
     }
     sweep_dead(home, name, lock, writer)
 }
 
-fn sweep_dead(home: &Home, name: &str, lock: &Lock, writer: Writer<'_>) -> Result<(), Trouble> {
+fn sweep_dead(home: &Home, name: &str, lock: &Lock, writer: Writer<'_>) -> Tried<()> {
     // Nobody else writes while we hold the lock: these are all numbers in use.
     let mut used = HashSet::new();
     writer.scan(record::PACK, |key, _| {
@@ -92,7 +87,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn segment(&mut self, pending: &Pending) -> Result<SegmentRecord, Trouble> {
+    fn segment(&mut self, pending: &Pending) -> Tried<SegmentRecord> {
         let mut record = SegmentRecord { packs: Vec::new(), retired: pending.retired.clone() };
         // For each entry its number, if its chunks are yet to be written.
         let mut new = Vec::with_capacity(pending.packs.len());
@@ -111,7 +106,7 @@ impl Work<'_> {
         Ok(record)
     }
 
-    fn number(&mut self, pack: &PackRecord) -> Result<(u32, bool), Trouble> {
+    fn number(&mut self, pack: &PackRecord) -> Tried<(u32, bool)> {
         let name = (pack.info.id, pack.digest);
         if let Some(number) = self.numbers.get(&name) {
             return Ok((*number, false));
@@ -136,7 +131,7 @@ impl Work<'_> {
     }
 
     /// Removes segments, and the entries that no other segment holds; their chunk keys stay behind, dead.
-    fn gone(&mut self, memory: &Memory, added: &[SegmentRecord]) -> Result<(), Trouble> {
+    fn gone(&mut self, memory: &Memory, added: &[SegmentRecord]) -> Tried<()> {
         let mut lost = BTreeSet::new();
         for id in &memory.gone {
             let key = record::segment_key(id);

@@ -58,6 +58,9 @@ pub enum Trouble {
     Failed(Error),
 }
 
+/// Result of what asks the database.
+pub type Tried<T> = std::result::Result<T, Trouble>;
+
 impl Trouble {
     /// A record that means nothing.
     pub fn record(what: &str) -> Self {
@@ -238,7 +241,7 @@ impl Home {
     }
 
     /// Opens the database `name` for reading.
-    pub fn reader(&self, name: &str) -> std::result::Result<Reader, Trouble> {
+    pub fn reader(&self, name: &str) -> Tried<Reader> {
         let nest = Nest::new(&self.dir.join("readers"))?;
         let db = DB::open_as_secondary(&self.options(), self.dir.join(name), nest.path.clone())
             .map_err(|e| trouble(self.doing("opening"), e))?;
@@ -246,19 +249,14 @@ impl Home {
     }
 
     /// Opens the database `name` for writing.
-    pub fn writer(&self, name: &str, _: &Lock) -> std::result::Result<Writer<'_>, Trouble> {
+    pub fn writer(&self, name: &str, _: &Lock) -> Tried<Writer<'_>> {
         let options = self.options();
         let db = DB::open(&options, self.dir.join(name)).map_err(|e| trouble(self.doing("writing"), e))?;
         Ok(Writer { home: self, options, base: Base { db } })
     }
 
     /// Rewrites the database without the keys that `dead` tells. `dead` runs on RocksDB's threads.
-    pub fn purge(
-        &self,
-        name: &str,
-        _: &Lock,
-        dead: impl Fn(&[u8]) -> bool + Send + 'static,
-    ) -> std::result::Result<(), Trouble> {
+    pub fn purge(&self, name: &str, _: &Lock, dead: impl Fn(&[u8]) -> bool + Send + 'static) -> Tried<()> {
         let mut options = self.options();
         options.set_compaction_filter("pastfs.dead", move |_: u32, key: &[u8], _: &[u8]| {
             if dead(key) { CompactionDecision::Remove } else { CompactionDecision::Keep }
@@ -304,16 +302,12 @@ pub struct Base {
 
 impl Base {
     /// The value of a key.
-    pub fn get(&self, key: &[u8]) -> std::result::Result<Option<DBPinnableSlice<'_>>, Trouble> {
+    pub fn get(&self, key: &[u8]) -> Tried<Option<DBPinnableSlice<'_>>> {
         self.db.get_pinned(key).map_err(|e| trouble("reading the index cache", e))
     }
 
     /// All keys that begin with `start`, which is at least [`PREFIX`] bytes long: a look-up, helped by the filters.
-    pub fn find(
-        &self,
-        start: &[u8],
-        mut each: impl FnMut(&[u8], &[u8]) -> std::result::Result<(), Trouble>,
-    ) -> std::result::Result<(), Trouble> {
+    pub fn find(&self, start: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Tried<()>) -> Tried<()> {
         debug_assert!(start.len() >= PREFIX);
         let mut how = ReadOptions::default();
         how.set_prefix_same_as_start(true);
@@ -321,11 +315,7 @@ impl Base {
     }
 
     /// All keys of one kind, in order.
-    pub fn scan(
-        &self,
-        kind: u8,
-        mut each: impl FnMut(&[u8], &[u8]) -> std::result::Result<(), Trouble>,
-    ) -> std::result::Result<(), Trouble> {
+    pub fn scan(&self, kind: u8, mut each: impl FnMut(&[u8], &[u8]) -> Tried<()>) -> Tried<()> {
         let mut how = ReadOptions::default();
         how.set_total_order_seek(true);
         how.set_iterate_upper_bound([kind + 1]);
@@ -333,7 +323,7 @@ impl Base {
     }
 
     /// Whether there is any key of a kind.
-    pub fn has(&self, kind: u8) -> std::result::Result<bool, Trouble> {
+    pub fn has(&self, kind: u8) -> Tried<bool> {
         let mut how = ReadOptions::default();
         how.set_total_order_seek(true);
         how.set_iterate_upper_bound([kind + 1]);
@@ -348,8 +338,8 @@ impl Base {
         &self,
         start: &[u8],
         how: ReadOptions,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> std::result::Result<(), Trouble>,
-    ) -> std::result::Result<(), Trouble> {
+        each: &mut impl FnMut(&[u8], &[u8]) -> Tried<()>,
+    ) -> Tried<()> {
         let mut at = self.db.raw_iterator_opt(how);
         at.seek(start);
         while let Some((key, value)) = at.item() {
@@ -377,7 +367,7 @@ impl Reader {
         &self.name
     }
     /// Sees from now on what was written until now.
-    pub fn catch_up(&self) -> std::result::Result<(), Trouble> {
+    pub fn catch_up(&self) -> Tried<()> {
         self.base.db.try_catch_up_with_primary().map_err(|e| trouble("reading the index cache", e))
     }
 }
@@ -437,7 +427,7 @@ pub struct Writer<'a> {
 
 impl Writer<'_> {
     /// Adds a batch; durable and visible to readers that catch up when this returns.
-    pub fn add(&self, mut batch: Batch) -> std::result::Result<(), Trouble> {
+    pub fn add(&self, mut batch: Batch) -> Tried<()> {
         batch.chunks.sort_by_key(|(key, _)| *key); // stable: of doubles the first place counts
         batch.chunks.dedup_by_key(|(key, _)| *key);
         let path = self.home.dir.join(format!("in-{}.sst", hex(&clock::random_array::<8>())));

@@ -24,7 +24,7 @@ use crate::fault::{Error, Fault, Result};
 use crate::format::pack::{PackEntry, Space};
 use crate::format::segment::Retirement;
 use crate::id::{ChunkId, PackId, SegmentId, SessionId};
-use database::{Home, Lock, Trouble};
+use database::{Home, Lock, Tried, Trouble};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -350,7 +350,7 @@ impl Index {
     }
 
     /// Sees what was written, in the database that is in use now.
-    fn look(&self) -> std::result::Result<(), Trouble> {
+    fn look(&self) -> Tried<()> {
         let current = self.home.current()?;
         let state = self.state.read();
         // No name at all: somebody deleted the cache. The files that are open go on serving.
@@ -371,7 +371,7 @@ impl Index {
 
     /// Asks the state; if the database turns out to be broken, opens it again (files may have been moved under
     /// us), then makes it anew.
-    fn read<T>(&self, ask: impl Fn(&State) -> std::result::Result<T, Trouble>) -> Result<T> {
+    fn read<T>(&self, ask: impl Fn(&State) -> Tried<T>) -> Result<T> {
         let mut tries = 0;
         loop {
             let (opened, name) = {

@@ -6,7 +6,7 @@
 //! counts, look-ups miss (the caller lists again); if another adds something, it is not counted before a
 //! listing of ours names it. A retirement that was seen is never un-seen behind our back.
 
-use super::database::{Reader, Trouble};
+use super::database::{Base, Reader, Tried, Trouble};
 use super::record::{self, Digest, PackRecord, SegmentRecord, Spot, Tally};
 use super::{Applied, FrameAt, NewPack, PackInfo, Place};
 use crate::fault::{Error, Fault, Result};
@@ -256,8 +256,6 @@ enum Lost {
     /// The caller has asked what is here, and is fetching the rest.
     Told,
 }
-
-type Tried<T> = std::result::Result<T, Trouble>;
 
 impl State {
     /// The state of a process that has not listed yet: all that the database holds counts.
@@ -525,7 +523,7 @@ fn segment(key: &[u8], value: &[u8]) -> Tried<(SegmentId, SegmentRecord)> {
 }
 
 /// The sums of a database; those of an empty one if it has none yet.
-pub fn tally(base: &super::database::Base) -> Tried<Tally> {
+pub fn tally(base: &Base) -> Tried<Tally> {
     match base.get(&[record::TALLY])? {
         Some(bytes) => Tally::decode(&bytes).ok_or_else(|| Trouble::record("the tally")),
         None => Ok(Tally::default()),

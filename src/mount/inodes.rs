@@ -427,8 +427,7 @@ mod tests {
         let n = Numbering::crowded(1);
         let nodes = Nodes::new();
         let names: Vec<String> = (0..20).map(|i| i.to_string()).collect();
-        let prints: Vec<_> =
-            names.iter().map(|x| n.entry(&shown(1), &n.root_path(), &file(x))).collect();
+        let prints: Vec<_> = names.iter().map(|x| n.entry(&shown(1), &n.root_path(), &file(x))).collect();
         let given: Vec<u64> = prints.iter().map(|f| nodes.acquire(*f, make).ino).collect();
         let mut distinct = given.clone();
         distinct.sort_unstable();

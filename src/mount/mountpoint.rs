@@ -112,8 +112,11 @@ pub(super) fn prepare(point: &Path, clear_of: &[PathBuf]) -> Result<PathBuf> {
         match (dead, there.ours()) {
             (true, true) => detach(&path).doing(|| format!("detaching the dead mount at {shown}"))?,
             (true, false) => {
-                return Err(Error::new(Fault::Busy, format!("{shown} holds a dead mount of another program"))
-                    .hint(format!("detach it: umount -l {shown}, or fusermount3 -uz {shown}")));
+                return Err(Error::new(
+                    Fault::Busy,
+                    format!("{shown} holds a dead mount of another program"),
+                )
+                .hint(format!("detach it: umount -l {shown}, or fusermount3 -uz {shown}")));
             }
             (false, true) => {
                 return Err(Error::new(Fault::Busy, format!("a repository is mounted at {shown} already"))
@@ -156,9 +159,13 @@ fn clear(path: &Path, dev: u64, ino: u64, clear_of: &[PathBuf]) -> Result<()> {
 
 /// What an ordinary user needs to mount: the device, the helper, and permission for others.
 pub(super) fn check_means(allow_other: bool) -> Result<()> {
-    if let Err(e) = rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK) {
+    if let Err(e) =
+        rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK)
+    {
         let hint = match e {
-            rustix::io::Errno::NOENT => "load the kernel's module (modprobe fuse); in a container, pass /dev/fuse in",
+            rustix::io::Errno::NOENT => {
+                "load the kernel's module (modprobe fuse); in a container, pass /dev/fuse in"
+            }
             _ => "ask an administrator for access to /dev/fuse (mode 0666 is usual)",
         };
         return Err(Error::io("opening /dev/fuse", e.into()).hint(hint));
@@ -256,7 +263,10 @@ pub(super) fn set_read_ahead(mount: &Mounted, kib: u32) -> io::Result<()> {
 /// Ends the connection of a mount at once: all that waits for it gets an error.
 pub(super) fn abort(mount: &Mounted) -> io::Result<()> {
     let minor = mount.device.split(':').nth(1).unwrap_or_default();
-    std::fs::write(Path::new("/sys/fs/fuse/connections").join(OsStr::from_bytes(minor.as_bytes())).join("abort"), "1")
+    std::fs::write(
+        Path::new("/sys/fs/fuse/connections").join(OsStr::from_bytes(minor.as_bytes())).join("abort"),
+        "1",
+    )
 }
 
 #[cfg(test)]
@@ -265,7 +275,8 @@ mod tests {
 
     #[test]
     fn mountinfo_is_read_with_its_escapes_and_optional_fields() {
-        let text = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue\n\
+        let text =
+            b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue\n\
             40 35 0:44 / /a\\040b\\134c ro - fuse pastfs ro,user_id=0\nbroken\n\
             41 35 0:45 / /u ro,nosuid - fuse.pastfs pastfs ro\n";
         let all = parse(text);

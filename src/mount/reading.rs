@@ -57,7 +57,13 @@ thread_local! {
 
 impl View {
     /// Reads up to `len` bytes at `offset`, fewer only at the end, and hands them to `reply`.
-    pub fn read<R>(&self, ino: u64, offset: u64, len: usize, reply: impl FnOnce(Result<&[u8], Errno>) -> R) -> R {
+    pub fn read<R>(
+        &self,
+        ino: u64,
+        offset: u64,
+        len: usize,
+        reply: impl FnOnce(Result<&[u8], Errno>) -> R,
+    ) -> R {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.clear();
             match self.read_into(ino, offset, len, buffer) {

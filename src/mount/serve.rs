@@ -58,7 +58,8 @@ pub(super) fn serve(
     let (crowded, is_crowded) = bounded(1);
     let ring = crowded.clone();
     // A bell that rings already need not be rung again.
-    let fuse = Fuse::new(view.clone(), options.allow_other, NODES_MAX, move || drop(ring.try_send(Notice::Crowded)));
+    let fuse =
+        Fuse::new(view.clone(), options.allow_other, NODES_MAX, move || drop(ring.try_send(Notice::Crowded)));
     let session = Session::new(fuse, &path, &config(options)).map_err(|e| refused(&path, e))?;
     let mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
@@ -148,7 +149,9 @@ fn refused(path: &Path, e: io::Error) -> Error {
             Error::with_source(Fault::Denied, doing, e)
                 .hint("the mountpoint must be yours and writable to you; in a container, mounting must be permitted")
         }
-        _ => Error::io(doing, e),
+        // What fusermount3 said ends in a newline.
+        None => Error::with_source(Fault::Io, doing, io::Error::other(e.to_string().trim().to_string())),
+        Some(_) => Error::io(doing, e),
     }
 }
 

@@ -50,10 +50,8 @@ impl Snapshots {
     /// Names the snapshots, which are sorted by (time, id), and tells what changed.
     pub fn next(&self, shown: Vec<Shown>, names: &Names) -> (Self, Changes) {
         let known: HashMap<SnapshotId, &Arc<Shown>> = self.list.iter().map(|(_, s)| (s.id, s)).collect();
-        let named: Vec<Named<'_>> = shown
-            .iter()
-            .map(|s| Named { time: s.time, id: &s.id, host: &s.host, tags: &s.tags })
-            .collect();
+        let named: Vec<Named<'_>> =
+            shown.iter().map(|s| Named { time: s.time, id: &s.id, host: &s.host, tags: &s.tags }).collect();
         let given = names.all(&named);
         let list: Vec<(Vec<u8>, Arc<Shown>)> = given
             .into_iter()

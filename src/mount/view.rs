@@ -180,7 +180,8 @@ impl View {
         let Some(parent) = &node.parent else {
             let entry = self.folders.root(self.chunks(), &node.snapshot.root)?;
             let mut entry = (*entry).clone();
-            entry.stat = attributes::root_stat(&entry.stat, node.snapshot.time, self.restricted(&node.snapshot));
+            entry.stat =
+                attributes::root_stat(&entry.stat, node.snapshot.time, self.restricted(&node.snapshot));
             if self.restricted(&node.snapshot).is_some() {
                 // An ACL could give back what the mode no longer says.
                 entry.xattrs.retain(|x| !x.name.starts_with(b"system.posix_acl"));
@@ -188,7 +189,9 @@ impl View {
             return Ok(Found::Alone(Box::new(entry)));
         };
         let tree = match &parent.parent {
-            Some(_) => parent.folder.as_ref().map(|f| f.tree).ok_or_else(|| Error::bug("a parent is no folder"))?,
+            Some(_) => {
+                parent.folder.as_ref().map(|f| f.tree).ok_or_else(|| Error::bug("a parent is no folder"))?
+            }
             None => tree_of(&*self.folders.root(self.chunks(), &parent.snapshot.root)?)?,
         };
         self.folders
@@ -263,10 +266,9 @@ impl View {
             parent: Some(folder.clone()),
             name: entry.name.as_slice().into(),
             folder: match (&entry.node, &folder.folder) {
-                (Kind::Folder(tree), Some(f)) => Some(Box::new(Folder {
-                    tree: *tree,
-                    path: self.numbering.path(&f.path, &entry.name),
-                })),
+                (Kind::Folder(tree), Some(f)) => {
+                    Some(Box::new(Folder { tree: *tree, path: self.numbering.path(&f.path, &entry.name) }))
+                }
                 _ => None,
             },
         })
@@ -467,9 +469,7 @@ impl View {
         let entry = self.entry(&node)?;
         match entry.xattrs.binary_search_by(|x| x.name.as_slice().cmp(name)) {
             Ok(i) => self.value(&node, &entry.xattrs[i]),
-            Err(_) if name == OF_SNAPSHOT && node.folder.is_some() => {
-                Ok(node.snapshot.id.hex().into_bytes())
-            }
+            Err(_) if name == OF_SNAPSHOT && node.folder.is_some() => Ok(node.snapshot.id.hex().into_bytes()),
             Err(_) => Err(Errno::ENODATA),
         }
     }

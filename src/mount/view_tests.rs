@@ -241,10 +241,10 @@ fn a_folder_lists_in_pieces_and_decodes_its_page_once() {
 #[test]
 fn every_type_is_shown_as_it_was() {
     let w = World::new(None);
-    let mut sparse = entry("h", Node::File(Content::Extents(vec![
-        Extent { len: 10_000, at: At::Hole },
-        w.chunk(&[1; 600]),
-    ])));
+    let mut sparse = entry(
+        "h",
+        Node::File(Content::Extents(vec![Extent { len: 10_000, at: At::Hole }, w.chunk(&[1; 600])])),
+    );
     sparse.stat.nlink = 3;
     sparse.stat.link = Some((0, 1));
     let nodes = vec![

@@ -98,6 +98,11 @@ impl PackWriter {
         self.bytes.len()
     }
 
+    /// Chunks so far.
+    pub fn chunks(&self) -> usize {
+        self.ids.len()
+    }
+
     /// Whether no frame was added.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
@@ -118,8 +123,7 @@ impl PackWriter {
     /// Pads, adds the table, and names the pack.
     pub fn finish(mut self) -> Finished {
         let table = Table(self.frames);
-        let sealed =
-            self.cipher.seal(TABLE_NUMBER, &frame_aad(&self.header, TABLE_NUMBER), table.encode());
+        let sealed = self.cipher.seal(TABLE_NUMBER, &frame_aad(&self.header, TABLE_NUMBER), table.encode());
         let rest = sealed.len() + TRAILER_LEN;
         let padding = (self.bytes.len() + rest).next_multiple_of(PACK_ALIGN) - self.bytes.len() - rest;
         let at = self.bytes.len();

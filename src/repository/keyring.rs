@@ -83,7 +83,13 @@ impl Keyring {
     pub fn generate() -> Result<Self> {
         let root = Root::random()?;
         let id_secret = IdSecret::random()?;
-        Self::full(RepositoryId(seal::random()?), root, id_secret, IndexKey::random()?, &SigningSeed::random()?)
+        Self::full(
+            RepositoryId(seal::random()?),
+            root,
+            id_secret,
+            IndexKey::random()?,
+            &SigningSeed::random()?,
+        )
     }
 
     fn full(
@@ -276,8 +282,13 @@ impl Keyring {
             return Ok(author.clone());
         }
         let (c, signed) = Certificate::open(certificate)?;
-        let good =
-            seal::verify(&self.authority, CERTIFICATE_CONTEXT, &self.repository, &signed.body, &signed.signature);
+        let good = seal::verify(
+            &self.authority,
+            CERTIFICATE_CONTEXT,
+            &self.repository,
+            &signed.body,
+            &signed.signature,
+        );
         let role = Role::from_code(c.role).filter(|_| good && signed.certificate.is_empty());
         let role = role.ok_or_else(|| Error::damaged("a certificate was not made by this repository"))?;
         let author = Author { role, public: c.public, host: c.host };
@@ -304,12 +315,19 @@ impl Keyring {
     /// `Damaged` for everything that is not exactly what an author of this repository wrote; `Newer`.
     pub fn open_object(&self, kind: Kind, bytes: &[u8]) -> Result<(Vec<u8>, Author)> {
         let envelope = Envelope::decode(kind, bytes)?;
+        if envelope.epoch != self.epoch {
+            return Err(Error::new(
+                Fault::Newer,
+                format!("it is sealed under the keys of epoch {}, not {}", envelope.epoch, self.epoch),
+            ));
+        }
         let head = Envelope::head(kind, envelope.epoch);
         let aad = [&head[..], &self.repository.0].concat();
         let plain = seal::open_box(self.index_key.as_bytes(), &aad, envelope.sealed)?;
         let signed = Signed::decode(&plain)?;
         let author = self.author(&signed.certificate)?;
-        if author.role == Role::Reader || !self.verify(&author, kind.context(), &signed.body, &signed.signature)
+        if author.role == Role::Reader
+            || !self.verify(&author, kind.context(), &signed.body, &signed.signature)
         {
             return Err(Error::damaged(format!("the signature of the {} is wrong", kind.noun())));
         }

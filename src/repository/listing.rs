@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Segments that are fetched and applied at once: at most this many are in memory.
 const SEGMENTS_AT_ONCE: usize = 32;
 /// A void note counts only so many seconds after its manifest, by the store's clock.
-const VOID_SECONDS: i64 = 3600;
+const VOID_SECONDS: u64 = 3600;
 
 /// A snapshot with what notes say of it.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Listing {
             if note.action == Action::Void {
                 live.retain(|_, (s, _, there)| {
                     let own = note.session == Some(s.manifest.session) && author.public == s.author;
-                    !(own && (stored - *there).abs() <= VOID_SECONDS)
+                    !(own && stored.abs_diff(*there) <= VOID_SECONDS)
                 });
             }
             for id in &note.snapshots {

@@ -86,7 +86,11 @@ impl Repository {
     ///
     /// # Errors
     /// `Misuse` when there is one already.
-    pub fn init(store: &Arc<dyn Store>, credential: &Credential, options: &InitOptions) -> Result<RepositoryId> {
+    pub fn init(
+        store: &Arc<dyn Store>,
+        credential: &Credential,
+        options: &InitOptions,
+    ) -> Result<RepositoryId> {
         if !store.list("config/")?.is_empty() || !store.list("keys/")?.is_empty() {
             return Err(Error::misuse(format!("there is a repository in {} already", store.location()))
                 .hint("choose another place, or use the one that is there"));
@@ -144,10 +148,9 @@ impl Repository {
                 Err(e) if numbers.is_empty() || e.fault() == Fault::Newer => {
                     return Err(e.while_(format!("reading config/{n} of {place}")));
                 }
-                Err(e) => options.observer.event(Event::Warning(&format!(
-                    "config/{n} does not count: {}",
-                    e.chain()
-                ))),
+                Err(e) => options
+                    .observer
+                    .event(Event::Warning(&format!("config/{n} does not count: {}", e.chain()))),
             }
         }
         let config = config.ok_or_else(|| Error::damaged(format!("no config of {place} is whole")))?;
@@ -209,10 +212,10 @@ impl Repository {
     pub fn slots(&self) -> Result<Vec<SlotInfo>> {
         let mut infos = Vec::new();
         for (id, slot) in load_slots(&*self.store, &self.observer)? {
-            let label = self.keys.label(&slot).unwrap_or_else(|_| Label {
-                text: b"(label not readable)".to_vec(),
-                ..Label::default()
-            });
+            let label = self
+                .keys
+                .label(&slot)
+                .unwrap_or_else(|_| Label { text: b"(label not readable)".to_vec(), ..Label::default() });
             infos.push(SlotInfo {
                 id,
                 role: Role::from_code(slot.role).unwrap_or(Role::Reader),
@@ -247,8 +250,9 @@ impl Repository {
                 .hint("add another one first: `pastfs key add`"));
         }
         if *id == self.slot && !current {
-            return Err(Error::misuse("this is the key in use")
-                .hint("open the repository with another key to remove this one, or use `pastfs key passwd`"));
+            return Err(Error::misuse("this is the key in use").hint(
+                "open the repository with another key to remove this one, or use `pastfs key passwd`",
+            ));
         }
         self.store.delete(&slot_name(id))
     }
@@ -276,7 +280,9 @@ fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Vec<(Sl
         };
         match load() {
             Ok(slot) => slots.push(slot),
-            Err(e) => observer.event(Event::Warning(&format!("{} cannot be used: {}", listed.name, e.chain()))),
+            Err(e) => {
+                observer.event(Event::Warning(&format!("{} cannot be used: {}", listed.name, e.chain())))
+            }
         }
     }
     Ok(slots)

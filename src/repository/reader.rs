@@ -35,7 +35,10 @@ struct Frame {
 enum Slot {
     /// Somebody is decoding it.
     Coming,
-    There { frame: Arc<Frame>, used: u64 },
+    There {
+        frame: Arc<Frame>,
+        used: u64,
+    },
 }
 
 /// Frames by age of use. Bounded by raw bytes.
@@ -100,7 +103,8 @@ impl Repository {
         for _ in 0..AHEAD_THREADS {
             let (weak, asked) = (Arc::downgrade(&reader), asked.clone());
             // Without the thread reading works as well, only slower. It ends with the reader.
-            let _ = std::thread::Builder::new().name("ahead".into()).spawn(move || fetch_ahead(&weak, &asked));
+            let _ =
+                std::thread::Builder::new().name("ahead".into()).spawn(move || fetch_ahead(&weak, &asked));
         }
         reader
     }
@@ -225,8 +229,7 @@ impl Reader {
             .ok_or_else(|| Error::damaged("the index names a frame that the pack does not have"))?;
         let cipher = self.cipher(pack)?;
         let name = pack_name(&pack.id);
-        let sealed =
-            self.repository.store.range(&name, u64::from(at.offset), at.sealed_len as usize)?;
+        let sealed = self.repository.store.range(&name, u64::from(at.offset), at.sealed_len as usize)?;
         let mut decompressor = match self.idle.lock().pop() {
             Some(d) => d,
             None => Decompressor::new()?,

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::event::{Silent, Stop};
-use crate::format::snapshot::{Private, Totals};
 use crate::format::pack::Space;
-use crate::format::tree::{Content, Entry, Node, Stat};
+use crate::format::snapshot::{Private, Totals};
+use crate::format::tree::{Entry, Node, Stat};
 use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::seal::Compression;
-use crate::storage::conformance::memory::Memory;
 use crate::storage::Listed;
+use crate::storage::conformance::memory::Memory;
 use crate::tree::{self, FileReader, FolderWriter, ROOT_NAME, Sink};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -285,7 +285,8 @@ fn a_crash_at_any_call_of_the_store_loses_at_most_the_running_backup() {
         done(backup(&r, 1, HashSet::new()).unwrap());
         let left = AtomicUsize::new(n);
         store.hook(Some(Box::new(move |_, _, _| {
-            let crashed = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |l| l.checked_sub(1)).is_err();
+            let crashed =
+                left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |l| l.checked_sub(1)).is_err();
             if crashed { Err(Error::new(Fault::Io, "crashed")) } else { Ok(()) }
         })));
         let outcome = backup(&r, 2, HashSet::new());

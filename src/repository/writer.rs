@@ -7,10 +7,10 @@
 //! One direction, bounded channels. What fails anywhere stops everything, and the first error is the
 //! one that is told.
 
+use super::Repository;
 use super::lease::{self, Begun, Held};
 use super::listing::{Listing, Snapshot, segment_name};
 use super::reader::pack_name;
-use super::Repository;
 use crate::clock::{self, Time};
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
@@ -33,6 +33,9 @@ use std::time::{Duration, Instant};
 
 /// A pack is finished once it is this long: few enough objects for a bucket, little to repeat after a failure.
 const PACK_BYTES: usize = 32 << 20;
+/// And once it names so many chunks: its entry, about 38 bytes for each, stays below 3 MiB, and the 8 of a
+/// segment far below the limit of 64 MiB, however well chunks compress.
+const PACK_CHUNKS: usize = 65_536;
 /// Raw bytes of a frame of small files and of trees: better ratio, and one decrypt for many files
 /// (bench: 128 MB at 512 KiB against 150 MB at 64 KiB, of 909 MB).
 const FRAME_SMALL: usize = 512 << 10;
@@ -503,7 +506,7 @@ fn pack(s: &Shared, input: &Receiver<Payload>, out: &Sender<Finished>) {
             },
         };
         pack.push(frame.payload, &frame.chunks);
-        if pack.len() >= PACK_BYTES {
+        if pack.len() >= PACK_BYTES || pack.chunks() >= PACK_CHUNKS {
             let _ = out.send(pack.finish());
         } else {
             *slot = Some(pack);

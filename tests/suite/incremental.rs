@@ -30,7 +30,7 @@ fn an_unchanged_tree_is_not_read_again_and_only_changes_are() {
     let_files_settle();
     let first = scene.backup(&[]);
     assert_eq!(read(&first), 201);
-    assert_eq!(first["files_new"].as_u64(), Some(201), "{first}");
+    assert_eq!(first["new"].as_u64(), Some(201), "{first}");
     let second = scene.backup(&[]);
     assert_eq!(read(&second), 0, "{second}");
     assert_eq!(second["totals"]["read_bytes"], 0);

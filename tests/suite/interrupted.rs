@@ -84,9 +84,10 @@ fn ctrl_c_ends_a_backup_with_130_and_the_next_run_goes_on_from_there() {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let mut running = scene.start(scene.command(["backup", "-q", "source"]));
         let began = Instant::now();
-        // In the midst of it: the first pack is there.
-        let has_pack = || scene.objects().iter().any(|o| o.starts_with("packs"));
-        while !has_pack() && !running.is_over() && began.elapsed() < Duration::from_secs(30) {
+        // In the midst of it: it has stored a pack.
+        let packs = || scene.objects().iter().filter(|o| o.starts_with("packs")).count();
+        let before = packs();
+        while packs() == before && !running.is_over() && began.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(1));
         }
         running.signal(signal);

@@ -82,7 +82,7 @@ fn a_kill_at_any_moment_leaves_whole_segments() {
         let index = temp.open();
         let here = index.segments().unwrap();
         let count = here.len() as u64;
-        assert!(count >= last && count % 9 == 0, "{last} {count}");
+        assert!(count >= last && count.is_multiple_of(9), "{last} {count}");
         last = count;
         for n in 0..count {
             assert!(here.contains(&segment(n)));
