@@ -52,6 +52,8 @@ pub struct FrameAt {
     pub sealed_len: u32,
     /// Bytes before compression.
     pub raw_len: u32,
+    /// Where its chunks begin in [`PackInfo::chunks`]; they end where those of the next frame begin.
+    pub first: u32,
 }
 
 /// What is needed to read a pack.
@@ -67,6 +69,17 @@ pub struct PackInfo {
     pub space: Space,
     /// Its frames, in order.
     pub frames: Vec<FrameAt>,
+    /// The lengths of all chunks, in the order of the frames: who decodes a frame can name all that is in it.
+    pub chunks: Vec<u32>,
+}
+
+impl PackInfo {
+    /// The lengths of the chunks of a frame.
+    pub fn chunks_of(&self, frame: u32) -> &[u32] {
+        let first = |n: usize| self.frames.get(n).map_or(self.chunks.len(), |f| f.first as usize);
+        let frame = frame as usize;
+        self.chunks.get(first(frame)..first(frame + 1)).unwrap_or_default()
+    }
 }
 
 /// Where a chunk lies.

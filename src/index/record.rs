@@ -142,9 +142,13 @@ impl PackRecord {
         put(&mut out, info.header.len() as u32);
         out.extend_from_slice(&info.header);
         put(&mut out, info.frames.len() as u32);
-        for f in &info.frames {
+        for (n, f) in info.frames.iter().enumerate() {
+            let chunks = info.chunks_of(n as u32);
             put(&mut out, f.sealed_len);
-            put(&mut out, f.raw_len);
+            put(&mut out, chunks.len() as u32);
+            for len in chunks {
+                put(&mut out, *len);
+            }
         }
         out
     }
@@ -164,9 +168,16 @@ impl PackRecord {
         }
         let mut frames = Vec::with_capacity(count);
         let mut offset = header_len;
+        let mut lens = Vec::new();
         for _ in 0..count {
-            let (sealed_len, raw_len) = (take(&mut rest)?, take(&mut rest)?);
-            frames.push(FrameAt { offset, sealed_len, raw_len });
+            let (sealed_len, count) = (take(&mut rest)?, take(&mut rest)?);
+            let (first, mut raw_len) = (lens.len() as u32, 0u32);
+            for _ in 0..count {
+                let len = take(&mut rest)?;
+                raw_len = raw_len.checked_add(len).filter(|l| *l as usize <= FRAME_RAW_MAX)?;
+                lens.push(len);
+            }
+            frames.push(FrameAt { offset, sealed_len, raw_len, first });
             offset = offset.checked_add(sealed_len)?;
         }
         let size = u64::from_be_bytes(*size);
@@ -179,6 +190,7 @@ impl PackRecord {
             header: header.to_vec(),
             space: Space::from_byte(*space)?,
             frames,
+            chunks: lens,
         };
         Some(Self { info: Arc::new(info), digest: *digest, chunks })
     }
@@ -301,12 +313,21 @@ mod tests {
     fn record() -> PackRecord {
         let mut frames = Vec::new();
         let mut offset = 20;
-        for sealed_len in [18, 127, 128, 70_000, 8 << 20] {
-            frames.push(FrameAt { offset, sealed_len, raw_len: sealed_len * 2 });
+        let mut chunks = Vec::new();
+        for sealed_len in [18, 127, 128, 70_000, 1 << 20] {
+            let first = chunks.len() as u32;
+            chunks.extend([sealed_len, sealed_len / 2]);
+            frames.push(FrameAt { offset, sealed_len, raw_len: sealed_len + sealed_len / 2, first });
             offset += sealed_len;
         }
-        let info =
-            PackInfo { id: PackId([7; 32]), size: 9 << 20, header: vec![3; 20], space: Space::Trees, frames };
+        let info = PackInfo {
+            id: PackId([7; 32]),
+            size: 9 << 20,
+            header: vec![3; 20],
+            space: Space::Trees,
+            frames,
+            chunks,
+        };
         PackRecord { info: Arc::new(info), digest: [9; 16], chunks: 300 }
     }
 

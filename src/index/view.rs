@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 /// Most packs whose frames are kept decoded.
 const PACKS_CACHED: usize = 4096;
-/// Most frames of them in sum: 12 bytes each.
-const FRAMES_CACHED: usize = 2 << 20;
+/// Most frames and chunks of them in sum: up to 16 bytes each.
+const FRAMES_CACHED: usize = 1 << 20;
 
 /// A segment that is not in the database yet.
 pub struct Pending {
@@ -77,9 +77,12 @@ fn places_of(entry: &PackEntry, at: u32, chunks: &mut Vec<(ChunkId, u32, Spot)>)
     let mut end = header_len as u64;
     let mut ids = entry.ids.iter();
     let mut frames = Vec::with_capacity(entry.frames.len());
+    let mut lens = Vec::with_capacity(entry.ids.len());
     for (number, frame) in entry.frames.iter().enumerate() {
         let mut raw = 0u64;
+        let first = lens.len() as u32;
         for len in &frame.chunks {
+            lens.push(*len);
             let id = ids.next().ok_or_else(bad)?;
             if raw + u64::from(*len) > FRAME_RAW_MAX as u64 {
                 return Err(bad());
@@ -88,7 +91,7 @@ fn places_of(entry: &PackEntry, at: u32, chunks: &mut Vec<(ChunkId, u32, Spot)>)
             raw += u64::from(*len);
         }
         let offset = u32::try_from(end).map_err(|_| bad())?;
-        frames.push(FrameAt { offset, sealed_len: frame.sealed_len, raw_len: raw as u32 });
+        frames.push(FrameAt { offset, sealed_len: frame.sealed_len, raw_len: raw as u32, first });
         end += u64::from(frame.sealed_len);
     }
     if ids.next().is_some()
@@ -104,6 +107,7 @@ fn places_of(entry: &PackEntry, at: u32, chunks: &mut Vec<(ChunkId, u32, Spot)>)
         header: entry.header.clone(),
         space: header.space,
         frames,
+        chunks: lens,
     })
 }
 
@@ -216,9 +220,9 @@ impl PackCache {
     fn put(&self, number: u32, info: &Arc<PackInfo>) {
         let mut state = self.state.lock();
         let tick = state.tick;
-        state.frames += info.frames.len();
+        state.frames += info.frames.len() + info.chunks.len();
         if let Some((old, _)) = state.packs.insert(number, (info.clone(), tick)) {
-            state.frames -= old.frames.len();
+            state.frames -= old.frames.len() + old.chunks.len();
         }
         if state.packs.len() > PACKS_CACHED || state.frames > FRAMES_CACHED {
             // The older half goes; once in thousands of times, so that it costs nothing.
@@ -227,7 +231,7 @@ impl PackCache {
             let (_, median, _) = ticks.select_nth_unstable(middle);
             let median = *median;
             state.packs.retain(|_, (_, used)| *used > median);
-            state.frames = state.packs.values().map(|(info, _)| info.frames.len()).sum();
+            state.frames = state.packs.values().map(|(info, _)| info.frames.len() + info.chunks.len()).sum();
         }
     }
 

@@ -105,7 +105,8 @@ pub(super) fn root_stat(stat: &Stat, time: Time, restricted_to: Option<(u32, u32
     stat
 }
 
-/// From the C library's form (12 more bits of major, 24 of minor) to that of FUSE: 12 bits of major, 20 of minor.
+/// From the C library's form (12 more bits of major, 24 of minor) to that of FUSE: 12 bits of major, 20 of
+/// minor.
 fn kernel_device(rdev: u64) -> u32 {
     let (major, minor) = (libc::major(rdev), libc::minor(rdev));
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xfff00) << 12)
@@ -122,7 +123,8 @@ fn data_bytes(content: &Content, size: u64, chunks: &dyn Chunks) -> u64 {
     }
 }
 
-/// Bytes in holes; `None` where it would take too many pages to know, or a page cannot be read (who reads the file will be told).
+/// Bytes in holes; `None` where it would take too many pages to know, or a page cannot be read (who reads
+/// the file will be told).
 fn holes(extents: &[Extent], chunks: &dyn Chunks, pages: &mut usize) -> Option<u64> {
     let mut sum: u64 = 0;
     for e in extents {

@@ -11,7 +11,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-/// Memory for decoded folders in bytes. A folder of 100,000 entries takes 50 MB, and is kept even if it alone is over.
+/// Memory for decoded folders in bytes. A folder of 100,000 entries takes 50 MB, and is kept even if it
+/// alone is over.
 const LISTINGS_BYTES: usize = 64 << 20;
 /// Roots of snapshots that are kept.
 const ROOTS: usize = 4096;

@@ -26,8 +26,8 @@ pub(super) const RESERVED: u64 = 1 << 20;
 /// A digest of a path within a snapshot.
 pub(super) type PathDigest = [u8; 32];
 
-/// Something that the kernel knows by number. Small on purpose: a million of them may be held. What else is known of it
-/// is looked up in its folder again, by name.
+/// Something that the kernel knows by number. Small on purpose: a million of them may be held. What else is
+/// known of it is looked up in its folder again, by name.
 pub(super) struct Node {
     /// Its number.
     pub ino: u64,
@@ -122,7 +122,10 @@ impl Numbering {
 
     /// The number of an entry in the folder with the digest `folder`.
     pub fn entry(&self, snapshot: &Shown, folder: &PathDigest, entry: &Entry) -> Fingerprint {
-        if !matches!(entry.node, Kind::File(_) | Kind::Symlink(_)) {
+        // Pipes, sockets and devices have state besides what a snapshot says, so only their own hard links
+        // share.
+        let linked = entry.stat.nlink > 1 && !matches!(entry.node, Kind::Folder(_));
+        if !linked && !matches!(entry.node, Kind::File(_) | Kind::Symlink(_)) {
             return self.single(snapshot, &self.path(folder, &entry.name));
         }
         let mut bytes = Vec::with_capacity(256);
@@ -151,6 +154,16 @@ impl Numbering {
                 bytes.push(9);
                 text_into(target, &mut bytes);
             }
+            Kind::CharDevice(n) => {
+                bytes.push(10);
+                bytes.extend_from_slice(&n.to_le_bytes());
+            }
+            Kind::BlockDevice(n) => {
+                bytes.push(11);
+                bytes.extend_from_slice(&n.to_le_bytes());
+            }
+            Kind::Fifo => bytes.push(12),
+            Kind::Socket => bytes.push(13),
             _ => {}
         }
         for x in &entry.xattrs {
@@ -230,7 +243,8 @@ pub(super) struct Nodes {
 #[derive(Default)]
 struct Table {
     slots: HashMap<u64, Slot>,
-    /// Numbers in the order in which they came, with their serial; those that were forgotten since are skipped.
+    /// Numbers in the order in which they came, with their serial; those that were forgotten since are
+    /// skipped.
     order: VecDeque<(u64, u64)>,
     serial: u64,
 }
@@ -405,8 +419,13 @@ mod tests {
             e.stat.nlink = 2;
             e.stat.link = Some((0, 42));
         }
-        assert_eq!(ino(&n, 1, &a), ino(&n, 1, &b));
-        assert_ne!(ino(&n, 1, &a), ino(&n, 2, &a));
+        for node in [None, Some(Kind::Fifo), Some(Kind::Socket), Some(Kind::BlockDevice(7))] {
+            for e in [&mut a, &mut b] {
+                e.node = node.clone().unwrap_or(e.node.clone());
+            }
+            assert_eq!(ino(&n, 1, &a), ino(&n, 1, &b));
+            assert_ne!(ino(&n, 1, &a), ino(&n, 2, &a));
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The repository as a folder: every snapshot under its time, readable by any program.
 //!
-//! `view` answers what the kernel asks, as plain functions; `fuse` carries the questions and answers; `inodes` says
-//! which number a file has, and keeps what the kernel holds; `session` is life and death. A thread of its own tells the
-//! kernel of new snapshots: a handler that did so would wait for a lock that the kernel holds for it.
+//! `view` answers what the kernel asks, as plain functions; `fuse` carries the questions and answers;
+//! `inodes` says which number a file has, and keeps what the kernel holds; `serve` is life and death. A
+//! thread of its own tells the kernel of new snapshots: a handler that did so would wait for a lock that
+//! the kernel holds for it.
 
 mod attributes;
 pub mod errno;
@@ -40,7 +41,8 @@ pub struct Options {
     pub mountpoint: PathBuf,
     /// How the folders of snapshots are called.
     pub names: Names,
-    /// Other users may look in, as far as modes and ACLs let them; snapshots of other hosts stay the owner's alone.
+    /// Other users may look in, as far as modes and ACLs let them; snapshots of other hosts stay the
+    /// owner's alone.
     pub allow_other: bool,
     /// How often new snapshots are looked for.
     pub refresh: Duration,
@@ -80,12 +82,13 @@ fn shown(s: &Snapshot) -> Shown {
     }
 }
 
-/// Mounts a repository, and returns when it was unmounted: by `umount`, or by SIGINT, SIGTERM or SIGHUP, which
-/// [`session::block_signals`] must have blocked before any thread was started. `ready` is called once the mount can be used.
+/// Mounts a repository, and returns when it was unmounted: by `umount`, or by SIGINT, SIGTERM or SIGHUP,
+/// which [`session::block_signals`] must have blocked before any thread was started. `ready` is called once
+/// the mount can be used.
 ///
 /// # Errors
-/// `Missing`, `Misuse`, `Busy` or `Denied` for a mountpoint that will not do, each with a hint; what the repository says to the first
-/// list of snapshots. Later failures go to the observer.
+/// `Missing`, `Misuse`, `Busy` or `Denied` for a mountpoint that will not do, each with a hint; what the
+/// repository says to the first list of snapshots. Later failures go to the observer.
 pub fn mount(
     repository: &Arc<Repository>,
     options: &Options,

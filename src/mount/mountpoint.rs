@@ -1,9 +1,11 @@
 //! The folder under the mount: whether it will do, what is mounted there, and how to get it off again.
 
 use crate::fault::{Doing, Error, Fault, Result};
-use rustix::mount::UnmountFlags;
-use std::ffi::{OsStr, OsString};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -92,7 +94,8 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Makes sure that a folder can be mounted on, and gives its absolute path. What a dead mount of ours left is detached first.
+/// Makes sure that a folder can be mounted on, and gives its absolute path. What a dead mount of ours left
+/// is detached first.
 ///
 /// # Errors
 /// `Missing`, `Misuse` (no folder, not empty, in the way of the repository), `Busy` (mounted already).
@@ -205,6 +208,28 @@ fn fusermount(options: &str, path: &Path) -> io::Result<()> {
     let text = String::from_utf8_lossy(&output.stderr).trim().to_string();
     let kind = if text.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
     Err(io::Error::new(kind, text))
+}
+
+/// Mounts by mount(2), with our own type `fuse.pastfs`, by which backups leave it out; gives the device to
+/// talk through.
+///
+/// # Errors
+/// `PERM` for who may not: fusermount3 is the way then.
+pub(super) fn mount_as_root(path: &Path, allow_other: bool) -> rustix::io::Result<OwnedFd> {
+    if !is_root() {
+        return Err(rustix::io::Errno::PERM);
+    }
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let mut data = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", device.as_raw_fd());
+    if allow_other {
+        data.push_str(",default_permissions,allow_other");
+    }
+    let data = CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
+    // As in `config` of the session, where each is argued.
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount(NAME, path, format!("fuse.{NAME}"), flags, data.as_c_str())?;
+    Ok(device)
 }
 
 /// Takes a mount out of the tree of names at once; what is open in it goes on until it is closed.

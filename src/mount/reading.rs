@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Files that are being read in several steps. Each may hold a page of extents, some 300 KB decoded.
 const READERS: usize = 64;
-/// How far ahead of a sequential reader its chunks are announced, in bytes: twice the read-ahead of the kernel (4 MiB as root).
+/// How far ahead of a sequential reader its chunks are announced, in bytes: twice the read-ahead of the
+/// kernel (4 MiB as root).
 const AHEAD: u64 = 8 << 20;
 /// READs of one stream arrive this much out of order, as several threads take them.
 const DISORDER: u64 = 4 << 20;

@@ -1,4 +1,5 @@
-//! Runs a mount: the kernel's requests, new snapshots, signals, each on threads of their own that end together.
+//! Runs a mount: the kernel's requests, new snapshots, signals, each on threads of their own that end
+//! together.
 
 use super::Options;
 use super::fuse::{self, Fuse};
@@ -19,7 +20,8 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// Nodes that the kernel may hold before the oldest are taken back: about 200 bytes each here, and 1 KB in the kernel.
+/// Nodes that the kernel may hold before the oldest are taken back: about 200 bytes each here, and 1 KB in
+/// the kernel.
 const NODES_MAX: usize = 1_000_000;
 /// Nodes that are taken back in one go.
 const NODES_STEP: usize = 10_000;
@@ -60,7 +62,7 @@ pub(super) fn serve(
     // A bell that rings already need not be rung again.
     let fuse =
         Fuse::new(view.clone(), options.allow_other, NODES_MAX, move || drop(ring.try_send(Notice::Crowded)));
-    let session = Session::new(fuse, &path, &config(options)).map_err(|e| refused(&path, e))?;
+    let session = attach(fuse, &path, options).map_err(|e| refused(&path, e))?;
     let mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
         && rustix::process::geteuid().is_root()
@@ -119,6 +121,19 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     Builder::new().name(name.into()).spawn(work).doing(|| format!("starting the thread {name}"))
 }
 
+/// Mounts, and shakes hands with the kernel.
+fn attach(fuse: Fuse, path: &Path, options: &Options) -> io::Result<Session<Fuse>> {
+    let config = config(options);
+    match mountpoint::mount_as_root(path, options.allow_other) {
+        Ok(device) => Session::from_fd(fuse, device, config.acl, config).inspect_err(|_| {
+            let _ = mountpoint::detach(path);
+        }),
+        // An ordinary user, or root without the capability: fuser asks fusermount3.
+        Err(rustix::io::Errno::PERM) => Session::new(fuse, path, &config),
+        Err(e) => Err(e.into()),
+    }
+}
+
 fn config(options: &Options) -> Config {
     let cores = std::thread::available_parallelism().map_or(THREADS_MIN, usize::from);
     let mut config = Config::default();
@@ -155,9 +170,11 @@ fn refused(path: &Path, e: io::Error) -> Error {
     }
 }
 
-/// The only thread that notifies. It holds no lock of ours meanwhile: the kernel may wait for requests that are being
-/// answered before it takes a notification.
+/// The only thread that notifies. It holds no lock of ours meanwhile: the kernel may wait for requests that
+/// are being answered before it takes a notification.
 fn tell_kernel(view: &View, notifier: &Notifier, told: &Receiver<Notice>, crowded: &Receiver<Notice>) {
+    // Where a pass did not help (folders, and what is open, stay), the next one waits for more to come.
+    let mut enough = NODES_MAX;
     loop {
         let notice = crossbeam_channel::select! {
             recv(told) -> n => n,
@@ -171,7 +188,11 @@ fn tell_kernel(view: &View, notifier: &Notifier, told: &Receiver<Notice>, crowde
                 }
                 let _ = notifier.inval_inode(INodeNo(ROOT), 0, 0);
             }
-            Ok(Notice::Crowded) => take_back(view, notifier),
+            Ok(Notice::Crowded) if view.nodes.len() > enough => {
+                take_back(view, notifier);
+                enough = NODES_MAX.max(view.nodes.len() + NODES_STEP);
+            }
+            Ok(Notice::Crowded) => enough = enough.min(NODES_MAX.max(view.nodes.len() + NODES_STEP)),
             Err(_) => return,
         }
     }
@@ -182,7 +203,11 @@ fn take_back(view: &View, notifier: &Notifier) {
     let low = NODES_MAX / 10 * 9;
     let surplus = view.nodes.len().saturating_sub(low);
     for _ in 0..surplus.div_ceil(NODES_STEP) {
-        for node in view.nodes.oldest(NODES_STEP) {
+        let oldest = view.nodes.oldest(NODES_STEP);
+        if oldest.is_empty() {
+            return;
+        }
+        for node in oldest {
             if let Some(parent) = &node.parent {
                 let _ = notifier.inval_entry(fuse::number(parent), OsStr::from_bytes(&node.name));
             }

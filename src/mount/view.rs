@@ -24,7 +24,8 @@ pub(super) const FOREVER: Duration = Duration::from_secs(100_000_000);
 pub(super) const BRIEFLY: Duration = Duration::from_secs(1);
 /// Longest value, and longest list of names, that Linux passes on (XATTR_SIZE_MAX, XATTR_LIST_MAX).
 const XATTR_MAX: u64 = 64 << 10;
-/// Longest name in a listing that the kernel takes (FUSE_NAME_LOW_MAX); one longer makes it refuse the folder.
+/// Longest name in a listing that the kernel takes (FUSE_NAME_LOW_MAX); one longer makes it refuse the
+/// folder.
 const NAME_MAX: usize = 1024;
 /// Different warnings that are remembered so as not to be repeated.
 const TOLD_MAX: usize = 4096;
@@ -50,8 +51,8 @@ pub(super) struct Setting {
     pub repository: RepositoryId,
     /// Who mounted: owner of the root and of `latest`.
     pub owner: (u32, u32),
-    /// Where others may look in: snapshots of any other host than this are shown to the owner alone, as the same
-    /// numeric ids mean other people there.
+    /// Where others may look in: snapshots of any other host than this are shown to the owner alone, as the
+    /// same numeric ids mean other people there.
     pub only_host: Option<Vec<u8>>,
 }
 
@@ -146,13 +147,15 @@ impl View {
 
     /// One line to the observer, unless it was told before.
     pub fn warn(&self, line: String) {
-        let told = &mut *self.told.lock();
-        if told.len() >= TOLD_MAX {
-            told.clear();
-        }
-        if !told.contains(&line) {
+        let new = {
+            let told = &mut *self.told.lock();
+            if told.len() >= TOLD_MAX {
+                told.clear();
+            }
+            told.insert(line.clone())
+        };
+        if new {
             self.observer.event(Event::Warning(&line));
-            told.insert(line);
         }
     }
 
@@ -336,8 +339,8 @@ impl View {
         }
     }
 
-    /// Lists a folder from line `offset` on, until `take` answers that it is full (and did not take the line). With
-    /// `plus`, each line taken is one more reference of the kernel's, but for `.` and `..`.
+    /// Lists a folder from line `offset` on, until `take` answers that it is full (and did not take the
+    /// line). With `plus`, each line taken is one more reference of the kernel's, but for `.` and `..`.
     pub fn list(
         &self,
         ino: u64,

@@ -221,6 +221,8 @@ impl Repository {
     /// Brings the index to exactly the segments that the store lists now.
     pub(super) fn sync_index(&self) -> Result<()> {
         let index = self.index()?;
+        // Before the list: a segment that another thread publishes meanwhile must not look gone.
+        let have = index.segments()?;
         let mut listed = BTreeSet::new();
         for l in self.store.list("index/")? {
             match l.name.strip_prefix("index/").and_then(SegmentId::from_hex) {
@@ -228,12 +230,7 @@ impl Repository {
                 None => self.tell(&l.name, Error::damaged("the name is no id"))?,
             }
         }
-        let have = index.segments()?;
-        let gone: Vec<SegmentId> = have.difference(&listed).copied().collect();
         let new: Vec<SegmentId> = listed.difference(&have).copied().collect();
-        if !gone.is_empty() {
-            index.apply(Vec::new(), &gone, Vec::new())?;
-        }
         for group in new.chunks(SEGMENTS_AT_ONCE) {
             let mut applied = Vec::new();
             for id in group {
@@ -244,6 +241,11 @@ impl Repository {
                 }
             }
             index.apply(applied, &[], Vec::new())?;
+        }
+        // Last: what a merge moved keeps its place, and no retirement stops counting in between.
+        let gone: Vec<SegmentId> = have.difference(&listed).copied().collect();
+        if !gone.is_empty() {
+            index.apply(Vec::new(), &gone, Vec::new())?;
         }
         Ok(())
     }

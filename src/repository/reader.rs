@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Default bound of the frames that are kept, in raw bytes. With RocksDB's 64 MiB and the folders that the
@@ -19,17 +20,25 @@ use std::sync::{Arc, Weak};
 const FRAMES_BYTES: usize = 64 << 20;
 /// Most ciphers of packs that are kept; opening one costs 0.1 ms.
 const CIPHERS_MAX: usize = 4096;
-/// Most chunks that wait to be fetched ahead; more are not taken.
-const AHEAD_MAX: usize = 256;
+/// Raw bytes of frames that are decoded ahead of who reads a pack in its order. Four frames of small files, or 32 of
+/// a big one: enough for two cores to be a READ of the kernel (1 MiB) ahead.
+const AHEAD_BYTES: u32 = 2 << 20;
+/// Most frames that wait to be fetched ahead; more are not taken.
+const AHEAD_MAX: usize = 64;
 /// Threads that fetch ahead: decoding is over when the reader asks, on all cores.
 const AHEAD_THREADS: usize = 2;
 
 type FrameKey = (PackId, u32);
 
-/// A decoded frame, and which chunks of it have proven their ids.
+/// A decoded frame. Every chunk of it was hashed when it was decoded: its ids are proven, not promised.
 struct Frame {
     raw: Bytes,
-    proven: Mutex<Vec<(u32, ChunkId)>>,
+    /// Ids of its chunks in order, each with the byte behind its last one.
+    chunks: Vec<(ChunkId, u32)>,
+    pack: Arc<PackInfo>,
+    number: u32,
+    /// Somebody who waits for bytes has met it; those that were only fetched ahead have not been.
+    met: AtomicBool,
 }
 
 enum Slot {
@@ -41,10 +50,12 @@ enum Slot {
     },
 }
 
-/// Frames by age of use. Bounded by raw bytes.
+/// Frames by age of use, and their chunks. Bounded by raw bytes.
 #[derive(Default)]
 struct Frames {
     slots: HashMap<FrameKey, Slot>,
+    /// In which frame, and which chunk of it.
+    chunks: HashMap<ChunkId, (FrameKey, u32)>,
     by_use: BTreeMap<u64, FrameKey>,
     tick: u64,
     bytes: usize,
@@ -64,15 +75,33 @@ impl Frames {
             }
         }
     }
+    /// A chunk whose frame is here.
+    fn chunk(&mut self, id: &ChunkId) -> Option<(Arc<Frame>, Bytes)> {
+        let (key, n) = *self.chunks.get(id)?;
+        let frame = self.touch(&key)?;
+        let (_, end) = *frame.chunks.get(n as usize)?;
+        let start = n.checked_sub(1).and_then(|p| frame.chunks.get(p as usize)).map_or(0, |(_, e)| *e);
+        let bytes = frame.raw.slice(start as usize..end as usize);
+        Some((frame, bytes))
+    }
     fn insert(&mut self, key: FrameKey, frame: &Arc<Frame>) {
         self.tick += 1;
         self.bytes += frame.raw.len();
         self.slots.insert(key, Slot::There { frame: frame.clone(), used: self.tick });
+        for (n, (id, _)) in frame.chunks.iter().enumerate() {
+            self.chunks.insert(*id, (key, n as u32));
+        }
         self.by_use.insert(self.tick, key);
         while self.bytes > FRAMES_BYTES && self.by_use.len() > 1 {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             if let Some(Slot::There { frame, .. }) = self.slots.remove(&oldest) {
                 self.bytes -= frame.raw.len();
+                for (id, _) in &frame.chunks {
+                    // A copy of the chunk in another frame may have taken its place.
+                    if self.chunks.get(id).is_some_and(|(k, _)| *k == oldest) {
+                        self.chunks.remove(id);
+                    }
+                }
             }
         }
     }
@@ -85,7 +114,7 @@ pub struct Reader {
     arrived: Condvar,
     ciphers: Mutex<HashMap<PackId, Arc<PackCipher>>>,
     idle: Mutex<Vec<Decompressor>>,
-    ahead: Sender<ChunkId>,
+    ahead: Sender<(Arc<PackInfo>, u32)>,
 }
 
 impl Repository {
@@ -110,15 +139,11 @@ impl Repository {
     }
 }
 
-fn fetch_ahead(reader: &Weak<Reader>, asked: &Receiver<ChunkId>) {
-    while let Ok(id) = asked.recv() {
+fn fetch_ahead(reader: &Weak<Reader>, asked: &Receiver<(Arc<PackInfo>, u32)>) {
+    while let Ok((pack, number)) = asked.recv() {
         let Some(reader) = reader.upgrade() else { return };
-        // Whoever needs the chunk itself meets the error again, and reports it.
-        if let Ok(places) = reader.repository.index().and_then(|i| i.places(&id))
-            && let Some(place) = places.first()
-        {
-            let _ = reader.frame(&place.pack, place.frame);
-        }
+        // Whoever needs the frame itself meets the error again, and reports it.
+        let _ = reader.frame(&pack, number);
     }
 }
 
@@ -135,6 +160,12 @@ impl Reader {
     /// `Damaged` when no copy of it is whole, with the packs that were tried; what the store says when it
     /// cannot be reached.
     pub fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
+        // Ids of data and of trees are hashes under different keys: what is found by id is of its space.
+        let here = self.frames.lock().chunk(id);
+        if let Some((frame, bytes)) = here {
+            self.met(&frame);
+            return Ok(bytes);
+        }
         match self.try_places(space, id)? {
             Ok(bytes) => return Ok(bytes),
             Err(e) if e.fault() != Fault::Missing => return Err(e),
@@ -173,19 +204,40 @@ impl Reader {
             return Err(Error::damaged("the pack holds another kind of chunks"));
         }
         let frame = self.frame(&place.pack, place.frame)?;
-        let (from, to) = (place.offset as usize, place.offset as usize + place.len as usize);
-        if to > frame.raw.len() {
-            return Err(Error::damaged("the chunk lies outside its frame"));
+        self.met(&frame);
+        let end = place.offset + place.len;
+        if !frame.chunks.contains(&(*id, end)) {
+            return Err(Error::damaged("the content is not what its id says"));
         }
-        let bytes = frame.raw.slice(from..to);
-        if !frame.proven.lock().contains(&(place.offset, *id)) {
-            let kind = if space == Space::Data { Kind::Data } else { Kind::Tree };
-            if self.repository.keys.ids.id(kind, &bytes) != *id {
-                return Err(Error::damaged("the content is not what its id says"));
+        Ok(frame.raw.slice(place.offset as usize..end as usize))
+    }
+
+    /// Who reads a pack in its order, frame after frame, finds the next ones decoded.
+    fn met(&self, frame: &Frame) {
+        if frame.met.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let Some(before) = frame.number.checked_sub(1) else { return };
+        let wanted: Vec<u32> = {
+            let frames = self.frames.lock();
+            if !frames.slots.contains_key(&(frame.pack.id, before)) {
+                return;
             }
-            frame.proven.lock().push((place.offset, *id));
+            let mut bytes = 0;
+            let next = frame.pack.frames.iter().enumerate().skip(frame.number as usize + 1);
+            next.take_while(|(_, at)| {
+                bytes += at.raw_len;
+                bytes <= AHEAD_BYTES
+            })
+            .map(|(n, _)| n as u32)
+            .filter(|n| !frames.slots.contains_key(&(frame.pack.id, *n)))
+            .collect()
+        };
+        for n in wanted {
+            if self.ahead.try_send((frame.pack.clone(), n)).is_err() {
+                return;
+            }
         }
-        Ok(bytes)
     }
 
     /// A decoded frame, from the cache or the store; decoded once, however many ask at a time.
@@ -207,8 +259,8 @@ impl Reader {
         let loaded = self.load(pack, number);
         let mut frames = self.frames.lock();
         let result = match loaded {
-            Ok(raw) => {
-                let frame = Arc::new(Frame { raw: Bytes::from(raw), proven: Mutex::default() });
+            Ok(frame) => {
+                let frame = Arc::new(frame);
                 frames.insert(key, &frame);
                 Ok(frame)
             }
@@ -222,7 +274,8 @@ impl Reader {
         result
     }
 
-    fn load(&self, pack: &PackInfo, number: u32) -> Result<Vec<u8>> {
+    /// Reads, opens and hashes a frame.
+    fn load(&self, pack: &Arc<PackInfo>, number: u32) -> Result<Frame> {
         let at = pack
             .frames
             .get(number as usize)
@@ -243,7 +296,20 @@ impl Reader {
             &mut decompressor,
         );
         self.idle.lock().push(decompressor);
-        raw
+        let raw = raw?;
+        let kind = if pack.space == Space::Data { Kind::Data } else { Kind::Tree };
+        let ids = &self.repository.keys.ids;
+        let mut chunks = Vec::new();
+        let (mut end, mut rest) = (0, raw.as_slice());
+        for len in pack.chunks_of(number) {
+            let (chunk, more) = rest
+                .split_at_checked(*len as usize)
+                .ok_or_else(|| Error::damaged("the index names more bytes than the frame has"))?;
+            rest = more;
+            end += len;
+            chunks.push((ids.id(kind, chunk), end));
+        }
+        Ok(Frame { raw: Bytes::from(raw), chunks, pack: pack.clone(), number, met: AtomicBool::new(false) })
     }
 
     fn cipher(&self, pack: &PackInfo) -> Result<Arc<PackCipher>> {
@@ -260,13 +326,7 @@ impl Reader {
     }
 
     /// A hint: these data chunks will be wanted soon, in this order. Never blocks, never fails.
-    pub fn prefetch(&self, chunks: &[ChunkId]) {
-        for id in chunks {
-            if self.ahead.try_send(*id).is_err() {
-                return;
-            }
-        }
-    }
+    pub fn prefetch(&self, _: &[ChunkId]) {}
 }
 
 pub(super) fn pack_name(id: &PackId) -> String {

@@ -57,11 +57,11 @@ fn what_is_there_is_replaced_where_it_differs_and_kept_where_it_is_equal() {
     scene.run(["restore", "-q", &what, "--target", "out"]).ok();
     fs::write(scene.path("out/3/3"), b"spoiled").unwrap();
     fs::remove_file(scene.path("out/4/4")).unwrap();
-    fs::write(scene.path("out/beside"), b"stays").unwrap();
+    fs::write(scene.path("out/6/beside"), b"stays").unwrap();
     let report = scene.run(["restore", "--json", &what, "--target", "out"]).ok().json();
     assert_eq!(report["skipped"], 48, "{report}");
-    assert_eq!(fs::read(scene.path("out/beside")).unwrap(), b"stays");
-    fs::remove_file(scene.path("out/beside")).unwrap();
+    assert_eq!(fs::read(scene.path("out/6/beside")).unwrap(), b"stays");
+    fs::remove_file(scene.path("out/6/beside")).unwrap();
     scene.run(["restore", "-q", &what, "--target", "out"]).ok();
     same_trees(&scene.source(), &scene.path("out"));
     // A folder in the place of a file may hold what nobody else has: it is never deleted for one.

@@ -147,10 +147,6 @@ impl Started {
         unsafe { libc::kill(self.child.id().cast_signed(), signal) };
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     pub fn is_over(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -344,7 +340,8 @@ impl Scene {
         let mut found = Vec::new();
         let mut open = vec![self.repository()];
         while let Some(dir) = open.pop() {
-            for entry in fs::read_dir(&dir).unwrap() {
+            // What is gone meanwhile was a temporary file.
+            for entry in fs::read_dir(&dir).into_iter().flatten() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
                     open.push(path);
