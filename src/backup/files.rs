@@ -134,16 +134,19 @@ pub fn load(item: &Item, what: What) -> Result<Loaded> {
     Ok(loaded)
 }
 
+/// What is to be loaded, and where the answer goes.
+type Job = (Item, What, Sender<Result<Loaded>>);
+
 /// A few threads that load items ahead of their turn.
 pub struct Ahead {
-    jobs: Option<Sender<(Item, What, Sender<Result<Loaded>>)>>,
+    jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Ahead {
     /// Starts them.
     pub fn new() -> Result<Self> {
-        let (jobs, todo) = bounded::<(Item, What, Sender<Result<Loaded>>)>(AHEAD_MAX);
+        let (jobs, todo) = bounded::<Job>(AHEAD_MAX);
         let mut threads = Vec::new();
         for _ in 0..THREADS {
             let todo = todo.clone();
@@ -230,7 +233,7 @@ pub fn stream(
 }
 
 /// Stores a big or sparse file that is open; answers its content and length, which may differ from stat's
-/// when it changes meanwhile. `progress` is told the bytes as they come.
+/// when it changes meanwhile. `progress` is told the bytes that are read, as they come; holes are not.
 pub fn store_file(
     chunker: &Chunker,
     file: &File,

@@ -16,6 +16,7 @@ use crate::repository::{Frames, Reader, Repository, Snapshot, Writer};
 use crate::source::{self, Event, Item, Kind, Walk};
 use crate::tree::{self, FolderWriter, ROOT_NAME};
 use crossbeam_channel::Receiver;
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -393,10 +394,14 @@ impl Merge<'_> {
                         match content.filter(|c| c.len().is_ok_and(|n| n == stat.size)) {
                             Some(content) => content,
                             None => {
-                                let tell = |n| self.observer.event(Told::Bytes(n));
+                                let read = Cell::new(0);
+                                let tell = |n| {
+                                    read.set(read.get() + n);
+                                    self.observer.event(Told::Bytes(n));
+                                };
                                 let (content, len) =
                                     files::store_file(&self.chunker, &file, stat.size, self.writer, &tell)?;
-                                self.count_read(len);
+                                self.count_read(read.get());
                                 let now = item.restat_open(&file)?;
                                 moved =
                                     len != stat.size || now.mtime != stat.mtime || now.ctime != stat.ctime;

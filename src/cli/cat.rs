@@ -6,7 +6,7 @@ use super::output::Output;
 use super::select::{Filters, Target};
 use super::words;
 use crate::fault::{Error, Fault, Result};
-use crate::format::tree::{At, Node};
+use crate::format::tree::Node;
 use crate::tree::{self, FileReader};
 use std::ffi::OsString;
 
@@ -58,22 +58,9 @@ impl Cat {
         let file = FileReader::new(content);
         let mut out = Output::open()?;
         let mut piece = Vec::with_capacity(PIECE_LEN);
-        let (mut offset, mut announced) = (0, 0);
+        let mut offset = 0;
         while offset < file.len() {
             stop.check()?;
-            if offset >= announced {
-                let run =
-                    file.extents(&*reader, offset).map_err(|e| e.while_(format!("reading {}", name())))?;
-                let chunks: Vec<_> = run
-                    .iter()
-                    .filter_map(|(_, extent)| match extent.at {
-                        At::Chunk(id) => Some(id),
-                        At::Hole | At::List(..) => None,
-                    })
-                    .collect();
-                announced = run.last().map_or(file.len(), |(start, extent)| start + extent.len);
-                reader.prefetch(&chunks);
-            }
             piece.clear();
             file.read_at(&*reader, offset, PIECE_LEN, &mut piece)
                 .map_err(|e| e.while_(format!("reading {} at byte {offset}", name())))?;

@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 /// Memory for decoded folders in bytes. A folder of 100,000 entries takes 50 MB, and is kept even if it
 /// alone is over.
@@ -25,10 +24,6 @@ const COUNTED_MAX: usize = 4096;
 pub(super) struct Listing {
     /// Sorted by name.
     pub entries: Vec<Entry>,
-    /// The entry that was read last.
-    pub last: AtomicUsize,
-    /// Entries before this one have been announced to the reader.
-    pub hinted: AtomicUsize,
 }
 
 /// An entry, in its listing or alone.
@@ -70,13 +65,13 @@ impl Folders {
         }
         let entries = tree::entries(chunks, tree)?;
         let cost = entries.iter().map(cost).sum::<usize>() + size_of::<Listing>();
-        let listing = Arc::new(Listing { entries, last: AtomicUsize::new(0), hinted: AtomicUsize::new(0) });
+        let listing = Arc::new(Listing { entries });
         self.listings.lock().put(*tree, listing.clone(), cost);
         Ok(listing)
     }
 
     /// A folder, only if it is decoded already.
-    pub fn cached(&self, tree: &ChunkId) -> Option<Arc<Listing>> {
+    fn cached(&self, tree: &ChunkId) -> Option<Arc<Listing>> {
         self.listings.lock().get(tree)
     }
 

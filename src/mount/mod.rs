@@ -26,13 +26,12 @@ pub use names::Names;
 
 use crate::event::Observer;
 use crate::fault::{Doing, Result};
-use crate::id::ChunkId;
-use crate::repository::{Reader, Repository, Snapshot};
+use crate::repository::{Repository, Snapshot};
 use snapshots::Shown;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use view::{Setting, Shelf};
+use view::Setting;
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -63,12 +62,6 @@ impl Options {
     }
 }
 
-impl Shelf for Reader {
-    fn prefetch(&self, chunks: &[ChunkId]) {
-        Reader::prefetch(self, chunks);
-    }
-}
-
 fn shown(s: &Snapshot) -> Shown {
     let t = &s.manifest.totals;
     Shown {
@@ -95,6 +88,7 @@ pub fn mount(
     observer: Arc<dyn Observer>,
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
+    session::bound_memory();
     let listed = {
         let repository = repository.clone();
         move || Ok(repository.snapshots()?.iter().map(|s| shown(s)).collect())

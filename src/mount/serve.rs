@@ -7,9 +7,10 @@ use super::inodes::ROOT;
 use super::mountpoint::{self, Mounted, NAME};
 use super::session::Signals;
 use super::snapshots::{Changes, Shown};
-use super::view::{Setting, Shelf, View};
+use super::view::{Setting, View};
 use crate::event::{Event, Observer};
 use crate::fault::{Doing, Error, Fault, Result};
+use crate::tree::Chunks;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use std::ffi::OsStr;
@@ -44,7 +45,7 @@ enum Notice {
 
 /// Mounts, and returns when it is over.
 pub(super) fn serve(
-    shelf: Arc<dyn Shelf>,
+    shelf: Arc<dyn Chunks + Send + Sync>,
     setting: Setting,
     options: &Options,
     clear_of: &[PathBuf],

@@ -35,12 +35,6 @@ const LATEST_MAX: usize = 1024;
 const OF_SNAPSHOT: &[u8] = b"user.pastfs.snapshot";
 const OF_REPOSITORY: &[u8] = b"user.pastfs.repository";
 
-/// Where verified bytes come from.
-pub(super) trait Shelf: Chunks + Send + Sync {
-    /// These data chunks will be wanted soon, in this order. Never blocks, never fails.
-    fn prefetch(&self, chunks: &[ChunkId]);
-}
-
 /// What does not change while mounted.
 pub(super) struct Setting {
     /// How folders of snapshots are called.
@@ -58,7 +52,8 @@ pub(super) struct Setting {
 
 /// Answers what the kernel asks.
 pub(super) struct View {
-    pub(super) shelf: Arc<dyn Shelf>,
+    /// Where verified bytes come from.
+    shelf: Arc<dyn Chunks + Send + Sync>,
     setting: Setting,
     observer: Arc<dyn Observer>,
     numbering: Numbering,
@@ -95,7 +90,7 @@ pub(super) struct Sizes {
 }
 
 impl View {
-    pub fn new(shelf: Arc<dyn Shelf>, setting: Setting, observer: Arc<dyn Observer>) -> Self {
+    pub fn new(shelf: Arc<dyn Chunks + Send + Sync>, setting: Setting, observer: Arc<dyn Observer>) -> Self {
         let numbering = Numbering::new(setting.inode_key);
         Self {
             shelf,
@@ -113,7 +108,7 @@ impl View {
 
     /// Chunks, as the tree room takes them.
     pub(super) fn chunks(&self) -> &dyn Chunks {
-        &*self.shelf as &dyn Chunks
+        &*self.shelf
     }
 
     /// Shows these snapshots, sorted by (time, id), from now on.

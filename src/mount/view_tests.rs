@@ -5,7 +5,7 @@ use super::errno::Errno;
 use super::inodes::ROOT;
 use super::names::Names;
 use super::snapshots::Shown;
-use super::view::{BRIEFLY, FOREVER, Looked, Setting, Shelf, View};
+use super::view::{BRIEFLY, FOREVER, Looked, Setting, View};
 use crate::clock::Time;
 use crate::event::{Event, Observer};
 use crate::fault::{Error, Fault, Result};
@@ -21,7 +21,6 @@ use std::sync::Arc;
 #[derive(Default)]
 struct Memory {
     chunks: Mutex<HashMap<ChunkId, Bytes>>,
-    announced: Mutex<Vec<ChunkId>>,
     reads: Mutex<usize>,
 }
 
@@ -31,11 +30,6 @@ impl Chunks for Memory {
             *self.reads.lock() += 1;
         }
         self.chunks.lock().get(id).cloned().ok_or_else(|| Error::new(Fault::Missing, "pack is gone"))
-    }
-}
-impl Shelf for Memory {
-    fn prefetch(&self, chunks: &[ChunkId]) {
-        self.announced.lock().extend_from_slice(chunks);
     }
 }
 struct Into<'a>(&'a Memory);
@@ -345,33 +339,4 @@ fn other_hosts_snapshots_are_the_owners_alone_where_others_may_look() {
     let w = World::new(Some("here"));
     w.view.refresh(vec![w.snapshot(1, &[])]);
     assert_eq!(w.view.attributes(w.walk(ONE).unwrap()).unwrap().0.mode, 0o755);
-}
-
-#[test]
-fn who_reads_in_order_finds_what_follows_announced() {
-    let w = World::new(None);
-    let piece = |i: u32| w.chunk(&i.to_le_bytes().repeat(1 << 18));
-    let long = entry("0", Node::File(Content::Extents((0..40).map(piece).collect())));
-    let mut files = vec![long];
-    for i in 1..300u32 {
-        let content = Content::Extents(vec![w.chunk(format!("{i:0200}").as_bytes())]);
-        files.push(entry(&format!("f{i:03}"), Node::File(content)));
-    }
-    w.view.refresh(vec![w.snapshot(1, &files)]);
-    let root = w.walk(ONE).unwrap();
-    let inos: Vec<u64> = w.list(root)[2..].iter().map(|l| l.1).collect();
-    w.read(inos[0], 0, 1 << 20).unwrap();
-    assert_eq!(w.memory.announced.lock().len(), 8);
-    w.read(inos[0], 1 << 20, 1 << 20).unwrap();
-    assert_eq!(w.memory.announced.lock().len(), 8);
-    for i in 2..40 {
-        w.read(inos[0], i << 20, 1 << 20).unwrap();
-    }
-    assert_eq!(w.memory.announced.lock().len(), 39);
-    w.memory.announced.lock().clear();
-    for ino in &inos[1..] {
-        w.read(*ino, 0, 4096).unwrap();
-    }
-    let announced = w.memory.announced.lock().len();
-    assert!((297..=299).contains(&announced), "{announced}");
 }

@@ -126,9 +126,7 @@ impl Repository {
     pub(super) fn list(&self) -> Result<Listing> {
         let mut notes: Vec<ListedNote> = Vec::new();
         for listed in self.store.list("notes/")? {
-            if let Some((id, note)) = self.known_note(&listed)? {
-                notes.push(ListedNote { id, note, stored: listed.modified.seconds });
-            }
+            notes.extend(self.known_note(&listed)?);
         }
         notes.sort_by_key(|n| (n.note.0.time, n.id));
         let mut manifests = Vec::new();
@@ -140,12 +138,12 @@ impl Repository {
         Ok(Listing { notes, manifests })
     }
 
-    fn known_note(&self, listed: &Listed) -> Result<Option<(NoteId, Arc<(Note, Author)>)>> {
+    fn known_note(&self, listed: &Listed) -> Result<Option<ListedNote>> {
         let Some(id) = listed.name.strip_prefix("notes/").and_then(NoteId::from_hex) else {
             return self.tell(&listed.name, Error::damaged("the name is no id")).map(|()| None);
         };
         if let Some(note) = self.known.lock().notes.get(&id) {
-            return Ok(Some((id, note.clone())));
+            return Ok(Some(ListedNote { id, note: note.clone(), stored: listed.modified.seconds }));
         }
         let open = || -> Result<(Note, Author)> {
             let (body, author) = self.object(Kind::Note, &listed.name, &id.0)?;
@@ -155,7 +153,7 @@ impl Repository {
             Ok(note) => {
                 let note = Arc::new(note);
                 self.known.lock().notes.insert(id, note.clone());
-                Ok(Some((id, note)))
+                Ok(Some(ListedNote { id, note, stored: listed.modified.seconds }))
             }
             Err(e) => self.tell(&listed.name, e).map(|()| None),
         }

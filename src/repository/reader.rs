@@ -324,9 +324,6 @@ impl Reader {
         ciphers.insert(pack.id, cipher.clone());
         Ok(cipher)
     }
-
-    /// A hint: these data chunks will be wanted soon, in this order. Never blocks, never fails.
-    pub fn prefetch(&self, _: &[ChunkId]) {}
 }
 
 pub(super) fn pack_name(id: &PackId) -> String {

@@ -1,27 +1,9 @@
-//! Contents on their way out: data and holes in order, with the next chunks asked for ahead.
+//! Contents on their way out: data and holes in order.
 
 use crate::fault::{Error, Result};
 use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Extent};
-use crate::id::ChunkId;
-use crate::repository::Reader;
 use crate::tree::{Chunks, FileReader};
-
-/// Chunks that are asked for before they are needed: 2 MiB of an ordinary file, so that a few files
-/// at once stay well inside the reader's cache of frames.
-const AHEAD: usize = 32;
-
-/// Where verified chunks come from, with a hint at what comes next.
-pub(super) trait Supply: Chunks + Sync {
-    /// These data chunks will be wanted soon, in this order. Never blocks, never fails.
-    fn prefetch(&self, chunks: &[ChunkId]);
-}
-
-impl Supply for Reader {
-    fn prefetch(&self, chunks: &[ChunkId]) {
-        Reader::prefetch(self, chunks);
-    }
-}
 
 /// A stretch of a content.
 pub(super) enum Piece<'a> {
@@ -31,25 +13,6 @@ pub(super) enum Piece<'a> {
     Hole(u64),
 }
 
-/// Asks for the first chunks of a content that will be read soon.
-pub(super) fn announce(supply: &dyn Supply, content: &Content) {
-    if let Content::Extents(extents) = content {
-        hint(supply, extents.iter().take(AHEAD));
-    }
-}
-
-fn hint<'a>(supply: &dyn Supply, extents: impl Iterator<Item = &'a Extent>) {
-    let ids: Vec<ChunkId> = extents
-        .filter_map(|e| match e.at {
-            At::Chunk(id) => Some(id),
-            _ => None,
-        })
-        .collect();
-    if !ids.is_empty() {
-        supply.prefetch(&ids);
-    }
-}
-
 /// Gives every stretch of a content in order, with its offset, one chunk in memory at a time.
 /// Answers the length.
 ///
@@ -57,7 +20,7 @@ fn hint<'a>(supply: &dyn Supply, extents: impl Iterator<Item = &'a Extent>) {
 /// As `take`; `Damaged` when a chunk is lost or not as long as its file says. What was given before
 /// that is right, but is not all.
 pub(super) fn pieces(
-    supply: &dyn Supply,
+    supply: &dyn Chunks,
     content: &Content,
     take: &mut dyn FnMut(u64, Piece<'_>) -> Result<()>,
 ) -> Result<u64> {
@@ -79,7 +42,6 @@ pub(super) fn pieces(
     let mut at = 0;
     while at < len {
         let page: Vec<Extent> = file.extents(supply, at)?.into_iter().map(|(_, e)| e).collect();
-        hint(supply, page.iter().take(AHEAD));
         let end = run(supply, at, &page, take)?;
         if end <= at {
             return Err(Error::damaged("a list of extents ends before its file"));
@@ -91,15 +53,12 @@ pub(super) fn pieces(
 
 /// Gives extents that are no lists, beginning at `at`; answers where they end.
 fn run(
-    supply: &dyn Supply,
+    supply: &dyn Chunks,
     mut at: u64,
     extents: &[Extent],
     take: &mut dyn FnMut(u64, Piece<'_>) -> Result<()>,
 ) -> Result<u64> {
-    for (i, e) in extents.iter().enumerate() {
-        if i % (AHEAD / 2) == 0 {
-            hint(supply, extents.iter().skip(i + AHEAD).take(AHEAD / 2));
-        }
+    for e in extents {
         match e.at {
             At::Chunk(id) => {
                 let bytes = supply.chunk(Space::Data, &id)?;
@@ -122,7 +81,7 @@ fn run(
 }
 
 /// A whole content in memory, at most `limit` bytes; `None` when it is longer.
-pub(super) fn whole(supply: &dyn Supply, content: &Content, limit: u64) -> Result<Option<Vec<u8>>> {
+pub(super) fn whole(supply: &dyn Chunks, content: &Content, limit: u64) -> Result<Option<Vec<u8>>> {
     let len = content.len()?;
     if len > limit {
         return Ok(None);

@@ -4,7 +4,7 @@
 //! what octal cannot hold, and xattrs as `SCHILY.xattr.<name>` records, as GNU tar, bsdtar and star know them. Extract
 //! with `tar --xattrs --xattrs-include='*' -xpf`. Holes are written as zeros; sockets are left out, as tar(1) does.
 
-use super::content::{Piece, Supply, announce, pieces, whole};
+use super::content::{Piece, pieces, whole};
 use super::shared::{Shared, as_path};
 use super::{Report, Start, start};
 use crate::clock::Time;
@@ -13,7 +13,7 @@ use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::{Content, Entry, Node};
 use crate::id::ChunkId;
 use crate::repository::{Repository, Snapshot};
-use crate::tree;
+use crate::tree::{self, Chunks};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub fn export(
 }
 
 pub(super) fn export_from(
-    supply: &dyn Supply,
+    supply: &(dyn Chunks + Sync),
     root: &ChunkId,
     path: &[u8],
     out: &mut dyn Write,
@@ -214,7 +214,6 @@ impl Stream<'_> {
     ) -> std::result::Result<(), Trouble> {
         let size = entry.stat.size;
         self.shared.observer.event(Event::Started(as_path(path)));
-        announce(self.shared.supply, content);
         header.set_entry_type(EntryType::Regular);
         header.set_size(size);
         let length = || Error::damaged("its content is not as long as the file");

@@ -1,6 +1,5 @@
 //! For tests: a snapshot in memory, and what they need to look at a target.
 
-use super::content::Supply;
 use super::{Options, Report, restore};
 use crate::clock::Time;
 use crate::event::{Event, Observer, Outcome, Stop};
@@ -29,9 +28,6 @@ impl Chunks for Shelf {
     fn chunk(&self, _: Space, id: &ChunkId) -> Result<Bytes> {
         self.0.get(id).cloned().ok_or_else(|| Error::damaged(format!("chunk {} is lost", id.short())))
     }
-}
-impl Supply for Shelf {
-    fn prefetch(&self, _: &[ChunkId]) {}
 }
 
 /// A snapshot by paths.

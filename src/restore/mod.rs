@@ -22,8 +22,7 @@ use crate::format::tree::{Entry, Node};
 use crate::id::ChunkId;
 use crate::repository::{Repository, Snapshot};
 use crate::source::Exclude;
-use crate::tree;
-use content::{Supply, announce};
+use crate::tree::{self, Chunks};
 use crossbeam_channel::Sender;
 use folder::Folder;
 use shared::{Shared, as_path, join};
@@ -125,7 +124,7 @@ struct Level {
 }
 
 fn restore(
-    supply: &dyn Supply,
+    supply: &(dyn Chunks + Sync),
     root: &ChunkId,
     totals: Option<&Totals>,
     options: &Options,
@@ -177,7 +176,7 @@ struct Start {
     path: Vec<u8>,
 }
 
-fn start(supply: &dyn Supply, root: &ChunkId, path: &[u8]) -> Result<Start> {
+fn start(supply: &dyn Chunks, root: &ChunkId, path: &[u8]) -> Result<Start> {
     let mut absolute = vec![b'/'];
     for part in path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".") {
         absolute = join(&absolute, part);
@@ -290,9 +289,6 @@ impl Walk<'_> {
     }
 
     fn send(&self, folder: Arc<Folder>, entry: Entry, path: Vec<u8>) -> Result<()> {
-        if let (Node::File(content), false) = (&entry.node, self.dry_run) {
-            announce(self.shared.supply, content);
-        }
         match self.jobs.send(Job { folder, entry, path }) {
             Ok(()) => Ok(()),
             Err(rejected) => {

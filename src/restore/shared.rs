@@ -1,9 +1,9 @@
 //! What all threads of one restore or export share: the counts, the listener, the request to stop.
 
 use super::Report;
-use super::content::Supply;
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Error, Fault, Result};
+use crate::tree::Chunks;
 use parking_lot::Mutex;
 use std::error::Error as _;
 use std::ffi::OsStr;
@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One run.
 pub(super) struct Shared<'a> {
-    pub supply: &'a dyn Supply,
+    /// Where verified chunks come from.
+    pub supply: &'a (dyn Chunks + Sync),
     pub observer: &'a dyn Observer,
     pub stop: &'a Stop,
     report: Mutex<Report>,
@@ -25,7 +26,7 @@ pub(super) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    pub fn new(supply: &'a dyn Supply, observer: &'a dyn Observer, stop: &'a Stop) -> Self {
+    pub fn new(supply: &'a (dyn Chunks + Sync), observer: &'a dyn Observer, stop: &'a Stop) -> Self {
         Self {
             supply,
             observer,

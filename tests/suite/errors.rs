@@ -224,3 +224,46 @@ fn another_users_cache_is_not_used() {
     assert!(Command::new("chown").args(["-R", "65534"]).arg(scene.cache()).status().unwrap().success());
     scene.run(["snapshots"]).fails().says("cache");
 }
+
+#[test]
+fn quiet_says_nothing_and_json_is_one_object_for_what_came_out_of_it() {
+    let scene = Scene::new("words");
+    fs::write(scene.source().join("f"), b"f").unwrap();
+    for args in [&["backup", "-q", "source"][..], &["restore", "-q", "latest", "--target", "out"]] {
+        let ran = scene.run(args).ok();
+        assert_eq!((ran.text().as_str(), ran.err.as_str()), ("", ""), "{args:?}");
+    }
+    let ran = scene.run(["ls", "--json", "0123456789"]).code(1);
+    let error: serde_json::Value = serde_json::from_str(ran.err.trim_end()).unwrap();
+    assert_eq!((&error["message_type"], &error["code"]), (&"error".into(), &1.into()), "{error}");
+    let ran = scene.run(["backup", "source"]).ok();
+    assert!(ran.text().contains("snapshot ") && !ran.err.contains('\x1b'), "{}{}", ran.text(), ran.err);
+}
+
+#[test]
+fn passwords_can_be_changed_and_an_ended_one_opens_nothing() {
+    let scene = Scene::bare("passwords");
+    let with = |password: &str, args: &[&str]| {
+        let mut command = scene.command(args);
+        command.env_remove("PASTFS_KEY_FILE").env("PASTFS_PASSWORD", password);
+        scene.run_command(command)
+    };
+    with("old", &["init", "-q"]).ok();
+    fs::write(scene.source().join("f"), b"f").unwrap();
+    with("old", &["backup", "-q", "source"]).ok();
+    fs::write(scene.path("new"), b"new\n").unwrap();
+    with("old", &["key", "passwd", "--new-password-file", "new"]).ok();
+    with("old", &["snapshots"]).code(12);
+    let file = format!("latest:{}/f", scene.source().display());
+    assert_eq!(with("new", &["cat", &file]).ok().out, b"f");
+    // The last key stays, whatever is asked for.
+    let list = with("new", &["key", "list", "--json"]).ok().json();
+    let id = list[0]["id"].as_str().unwrap().to_string();
+    with("new", &["key", "remove", &id]).fails();
+    with("new", &["snapshots"]).ok();
+    // No password is ever seen in the process table or handed on.
+    let ran = with("new", &["backup", "-q", "--from-command", "env", "--as", "env"]);
+    ran.ok();
+    let seen = with("new", &["cat", "latest:/env"]).ok().text();
+    assert!(!seen.contains("PASTFS_PASSWORD"), "{seen}");
+}
