@@ -71,6 +71,10 @@ pub struct Backup {
     /// Time of the snapshot, such as '2026-11-19 14:00' [default: now]
     #[arg(long, value_name = "TIME", value_parser = select::parse_time)]
     time: Option<Time>,
+    /// Compress new data by zstd at this level, 1 to 22, or not at all: none. Where others can write into what is
+    /// saved (mail, uploads), sizes of compressed data may tell of secrets beside it [default: 3]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_compression)]
+    compression: Option<Compression>,
     /// Store nothing, tell what would be saved
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -83,6 +87,14 @@ pub struct Backup {
     /// Make no snapshot where nothing has changed
     #[arg(long)]
     skip_if_unchanged: bool,
+}
+
+fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
+    match text.parse() {
+        _ if text == "none" => Ok(Compression::None),
+        Ok(level @ 1..=22) => Ok(Compression::Zstd(level)),
+        _ => Err("there are the levels 1 to 22, and none".into()),
+    }
 }
 
 impl Backup {
@@ -154,7 +166,7 @@ impl Backup {
             force: self.force,
             ignore_ctime: self.ignore_ctime,
             skip_if_unchanged: self.skip_if_unchanged,
-            compression: Compression::default(),
+            compression: self.compression.unwrap_or_default(),
         })
     }
 }
