@@ -88,7 +88,6 @@ pub fn mount(
     observer: Arc<dyn Observer>,
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
-    session::bound_memory();
     let listed = {
         let repository = repository.clone();
         move || Ok(repository.snapshots()?.iter().map(|s| shown(s)).collect())

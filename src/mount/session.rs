@@ -6,16 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Buffers of this many bytes and more are given back to the system as soon as they are free. Frames are longer, live
-/// in a cache and come from several threads: on glibc's heaps they left holes that took 60 MB after reading 3 GB.
-const GIVE_BACK: libc::c_int = 64 << 10;
-
-/// Keeps the memory of a process that stays up for months at what it uses.
-pub fn bound_memory() {
-    // SAFETY: sets a number of the allocator. Where it is refused, more memory is used.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, GIVE_BACK) };
-}
-
 /// The signals that end a mount.
 fn signals() -> libc::sigset_t {
     // SAFETY: sigemptyset initialises the set that it is given; sigaddset only changes it, and fails only
