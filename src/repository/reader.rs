@@ -28,6 +28,10 @@ const AHEAD_MAX: usize = 64;
 /// Threads that fetch ahead: decoding is over when the reader asks, on all cores.
 const AHEAD_THREADS: usize = 2;
 
+/// Bytes of a pack that the store is told of before they are read in their order: the step that is read, and the
+/// next. Covers the latency of a disk, or of 4 requests to a server.
+const PREFETCH_STEP: u32 = 4 << 20;
+
 type FrameKey = (PackId, u32);
 
 /// A decoded frame. Every chunk of it was hashed when it was decoded: its ids are proven, not promised.
@@ -142,6 +146,7 @@ impl Repository {
 fn fetch_ahead(reader: &Weak<Reader>, asked: &Receiver<(Arc<PackInfo>, u32)>) {
     while let Ok((pack, number)) = asked.recv() {
         let Some(reader) = reader.upgrade() else { return };
+        reader.prefetch(&pack, number);
         // Whoever needs the frame itself meets the error again, and reports it.
         let _ = reader.frame(&pack, number);
     }
@@ -237,6 +242,26 @@ impl Reader {
             if self.ahead.try_send((frame.pack.clone(), n)).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Tells the store of the next step, once in each.
+    fn prefetch(&self, pack: &PackInfo, number: u32) {
+        let (Some(at), Some(before)) = (
+            pack.frames.get(number as usize),
+            number.checked_sub(1).and_then(|n| pack.frames.get(n as usize)),
+        ) else {
+            return;
+        };
+        let step = at.offset / PREFETCH_STEP;
+        if number > 1 && step == before.offset / PREFETCH_STEP {
+            return;
+        }
+        // Where reading in order is noticed first, the rest of this step is new as well.
+        let from = if number > 1 { (step + 1) * PREFETCH_STEP } else { at.offset };
+        let end = pack.frames.last().map_or(0, |f| f.offset + f.sealed_len).min((step + 2) * PREFETCH_STEP);
+        if from < end {
+            self.repository.store.prefetch(&pack_name(&pack.id), from.into(), (end - from).into());
         }
     }
 

@@ -63,6 +63,12 @@ pub trait Store: Send + Sync {
     /// none.
     fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>>;
 
+    /// A hint: ranges of these bytes will be asked for soon, in their order. Returns at once where it can; what
+    /// goes wrong shows when they are read.
+    fn prefetch(&self, name: &str, offset: u64, length: u64) {
+        let _ = (name, offset, length);
+    }
+
     /// Length of an object in bytes; `Missing` if there is none.
     fn size(&self, name: &str) -> Result<u64>;
 
