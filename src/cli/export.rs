@@ -18,8 +18,8 @@ const BUFFER_LEN: usize = 1 << 20;
 
 /// Print a snapshot, or a part of it, as a tar archive
 ///
-/// With extended attributes, ACLs and times to the nanosecond, as GNU tar writes them by --format=pax --xattrs.
-/// Names in it are paths relative to `/`. Sockets are left out: tar has none. SNAPSHOT is an id (at least 4
+/// With extended attributes, ACLs and times to the nanosecond, as GNU tar writes them by --format=pax --acls --xattrs;
+/// `tar --acls --xattrs --xattrs-include='*' -xpf FILE` brings all of it back. Names in it are paths relative to `/`. Sockets are left out: tar has none. SNAPSHOT is an id (at least 4
 /// digits), `latest`, a time such as 2026-11-19 (the end of that day), '2026-11-19 14:00', yesterday or
 /// '3 days ago' (the newest snapshot not later than it), or the name of a folder in the mount.
 #[derive(clap::Args)]

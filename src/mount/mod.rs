@@ -88,6 +88,7 @@ pub fn mount(
     observer: Arc<dyn Observer>,
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
+    crate::memory::give_back_when_idle();
     let listed = {
         let repository = repository.clone();
         move || Ok(repository.snapshots()?.iter().map(|s| shown(s)).collect())

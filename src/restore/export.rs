@@ -1,8 +1,8 @@
 //! A snapshot, or a part of it, as a tar stream.
 //!
 //! The format is POSIX pax (IEEE Std 1003.1-2017, pax, "pax Interchange Format"), with GNU's base-256 numbers for
-//! what octal cannot hold, and xattrs as `SCHILY.xattr.<name>` records, as GNU tar, bsdtar and star know them. Extract
-//! with `tar --xattrs --xattrs-include='*' -xpf`. Holes are written as zeros; sockets are left out, as tar(1) does.
+//! what octal cannot hold, xattrs as `SCHILY.xattr.<name>` records and ACLs as `SCHILY.acl.<kind>` besides, as GNU tar,
+//! bsdtar and star know them. Extract with `tar --acls --xattrs --xattrs-include='*' -xpf`. Holes are written as zeros; sockets are left out, as tar(1) does.
 
 use super::content::{Piece, pieces, whole};
 use super::shared::{Shared, as_path};
@@ -306,6 +306,12 @@ impl Stream<'_> {
             match whole(self.shared.supply, &x.value, VALUE_MAX) {
                 // GNU tar's own way to keep `=` out of a key.
                 Ok(Some(value)) => {
+                    if let Some(kind) = name.strip_prefix("system.posix_acl_")
+                        && let Some(text) = acl_text(&value)
+                    {
+                        // What `tar --acls` reads; as an xattr alone it would be skipped without a word.
+                        pax.add(format!("SCHILY.acl.{kind}"), text);
+                    }
                     let name = name.replace('%', "%25").replace('=', "%3D");
                     pax.add(format!("SCHILY.xattr.{name}"), value);
                 }
@@ -424,6 +430,33 @@ fn decimal(t: Time) -> String {
     }
 }
 
+/// A POSIX ACL as text (acl(5), short form with numeric ids), from the value of its xattr (linux/posix_acl_xattr.h:
+/// a version, then entries of tag, permissions and id, all little-endian). `None` for what is none.
+fn acl_text(value: &[u8]) -> Option<String> {
+    let (version, entries) = value.split_first_chunk::<4>()?;
+    let (entries, rest) = entries.as_chunks::<8>();
+    if u32::from_le_bytes(*version) != 2 || !rest.is_empty() {
+        return None;
+    }
+    let mut lines = Vec::with_capacity(entries.len());
+    for [t0, t1, p0, p1, id @ ..] in entries {
+        let id = u32::from_le_bytes(*id);
+        let whom = match u16::from_le_bytes([*t0, *t1]) {
+            0x01 => "user:".to_owned(),
+            0x02 => format!("user:{id}"),
+            0x04 => "group:".to_owned(),
+            0x08 => format!("group:{id}"),
+            0x10 => "mask:".to_owned(),
+            0x20 => "other:".to_owned(),
+            _ => return None,
+        };
+        let may = u16::from_le_bytes([*p0, *p1]);
+        let letter = |bit, letter| if may & bit != 0 { letter } else { '-' };
+        lines.push(format!("{whom}:{}{}{}", letter(4, 'r'), letter(2, 'w'), letter(1, 'x')));
+    }
+    Some(lines.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -451,6 +484,23 @@ mod tests {
         let expected = |line: &str| line.contains("implausibly old time stamp");
         assert!(output.status.success() && text.lines().all(expected), "{text}");
         Some(())
+    }
+
+    #[test]
+    fn an_acl_is_written_as_text_or_not_at_all() {
+        let mut value = 2u32.to_le_bytes().to_vec();
+        for (tag, may, id) in
+            [(1u16, 6u16, u32::MAX), (2, 4, 1000), (4, 5, u32::MAX), (8, 1, 7), (16, 7, 0), (32, 0, 0)]
+        {
+            value.extend([tag.to_le_bytes(), may.to_le_bytes()].concat());
+            value.extend(id.to_le_bytes());
+        }
+        let text = "user::rw-,user:1000:r--,group::r-x,group:7:--x,mask::rwx,other::---";
+        assert_eq!(acl_text(&value).as_deref(), Some(text));
+        assert_eq!(acl_text(&value[..11]), None);
+        assert_eq!(acl_text(b""), None);
+        value[4] = 3;
+        assert_eq!(acl_text(&value), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn folders_of_this_system_are_the_same_in_the_mount() {
     same_trees(Path::new("/etc"), &target.join("etc"));
 
     fs::create_dir(scene.path("unpacked")).unwrap();
-    let line = "\"$0\" export -q latest | tar -x -p --numeric-owner --xattrs --xattrs-include='*' -C unpacked \
+    let line = "\"$0\" export -q latest | tar -x -p --numeric-owner --acls --xattrs --xattrs-include='*' -C unpacked \
                 usr/share etc";
     scene.shell(line).ok();
     for path in ["usr/share", "etc"] {

@@ -233,7 +233,7 @@ fn everything_that_a_file_can_be_comes_back_by_mount_restore_and_export() {
 
     fs::create_dir(scene.path("unpacked")).unwrap();
     let line = format!(
-        "\"$0\" export -q 'latest:{}' | tar -x -p --numeric-owner --xattrs --xattrs-include='*' -C '{}'",
+        "\"$0\" export -q 'latest:{}' | tar -x -p --numeric-owner --acls --xattrs --xattrs-include='*' -C '{}'",
         source.display(),
         scene.path("unpacked").display()
     );

@@ -1,0 +1,35 @@
+//! The allocator: what a mount that stays up for months holds is what it uses.
+
+/// Frames of half a megabyte come and go on several threads. glibc either keeps holes between them (60 MB after
+/// reading 3 GB) or, told to give them back, faults each page in anew: 405,000 faults for a `cat` of 1.6 GB and twice
+/// the system time, against 49,000 here.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// jemalloc's settings: few arenas, as fragmentation grows with each, and what is free for 3 s goes back to the
+/// system.
+#[unsafe(export_name = "malloc_conf")]
+static SETTINGS: Settings = Settings(c"narenas:4,dirty_decay_ms:3000,muzzy_decay_ms:0".as_ptr());
+
+/// A pointer to text that lives as long as the program: what C calls `const char *malloc_conf`.
+#[repr(transparent)]
+struct Settings(*const std::ffi::c_char);
+// SAFETY: the text is constant.
+unsafe impl Sync for Settings {}
+
+/// Starts the thread that gives memory back also while nothing is allocated. Not before the process has gone into
+/// the background: a fork leaves threads behind.
+pub fn give_back_when_idle() {
+    let on = true;
+    // SAFETY: jemalloc(3): the name ends with a zero, and the new value is a bool that lives through the call. Where
+    // it is refused, memory is given back at the next allocations.
+    unsafe {
+        tikv_jemalloc_sys::mallctl(
+            c"background_thread".as_ptr(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            (&raw const on).cast_mut().cast(),
+            size_of::<bool>(),
+        );
+    }
+}
