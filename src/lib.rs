@@ -22,7 +22,8 @@ pub mod index;
 pub mod pack;
 pub mod tree;
 
-// 3: the deep module
+// 3: the deep module, and what trees say of a path through time
+pub mod history;
 pub mod repository;
 
 // 4: verbs

@@ -9,7 +9,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("ground", &["id", "fault", "clock", "moment", "event", "config", "format"]),
     ("hands", &["source", "chunk", "seal", "storage"]),
     ("shelves", &["pack", "index", "tree"]),
-    ("the repository", &["repository"]),
+    ("the repository", &["repository", "history"]),
     ("verbs", &["backup", "restore", "mount"]),
     ("the command line", &["cli"]),
 ];
