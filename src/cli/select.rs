@@ -32,6 +32,11 @@ pub struct Filters {
 impl Filters {
     /// The snapshots that pass, oldest first.
     pub fn snapshots(&self, repository: &Repository) -> Result<Vec<Arc<Snapshot>>> {
+        self.pass(repository, repository.snapshots()?)
+    }
+
+    /// Those of a list that pass, in its order.
+    pub fn pass(&self, repository: &Repository, all: Vec<Arc<Snapshot>>) -> Result<Vec<Arc<Snapshot>>> {
         let mut paths = Vec::new();
         for path in &self.path {
             let whole = std::path::absolute(path)
@@ -39,7 +44,7 @@ impl Filters {
             paths.push(whole.as_os_str().as_bytes().to_vec());
         }
         let mut passed = Vec::new();
-        for snapshot in repository.snapshots()? {
+        for snapshot in all {
             if !self.passes(&snapshot.manifest.host, &snapshot.tags) {
                 continue;
             }
@@ -65,10 +70,20 @@ impl Filters {
     fn any(&self) -> bool {
         !(self.host.is_empty() && self.tag.is_empty() && self.path.is_empty())
     }
+
+    /// The error where no snapshot passes.
+    pub fn none(&self) -> Error {
+        let why = if self.any() {
+            "no snapshot passes the filters"
+        } else {
+            "the repository holds no snapshot yet"
+        };
+        Error::new(Fault::Missing, why)
+    }
 }
 
 /// Whether `path` is `saved` or lies below it.
-fn holds(saved: &[u8], path: &[u8]) -> bool {
+pub fn holds(saved: &[u8], path: &[u8]) -> bool {
     match path.strip_prefix(saved) {
         Some(rest) => rest.is_empty() || rest[0] == b'/' || saved.ends_with(b"/"),
         None => false,
@@ -116,12 +131,7 @@ impl Target {
     pub fn find(&self, repository: &Repository, filters: &Filters) -> Result<Arc<Snapshot>> {
         let snapshots = filters.snapshots(repository)?;
         if snapshots.is_empty() {
-            let why = if filters.any() {
-                "no snapshot passes the filters"
-            } else {
-                "the repository holds no snapshot yet"
-            };
-            return Err(Error::new(Fault::Missing, why));
+            return Err(filters.none());
         }
         let list: Vec<_> = snapshots.iter().map(|s| (s.id, s.manifest.time)).collect();
         let at = self.pick(&list)?;

@@ -182,12 +182,22 @@ pub fn find(
     path: &[u8],
     lost: &mut Vec<Lost>,
 ) -> Result<Option<Name>> {
-    let mut name = root(chunks, snapshots, lost)?;
+    let top = root(chunks, snapshots, lost)?;
+    below(chunks, &top, path, lost)
+}
+
+/// The same from a folder on, most often `/`.
+///
+/// # Errors
+/// As [`root`].
+pub fn below(chunks: &dyn Chunks, top: &Name, path: &[u8], lost: &mut Vec<Lost>) -> Result<Option<Name>> {
+    let mut found: Option<Name> = None;
     for part in path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".") {
-        match child(chunks, &name.folders, part, lost)? {
-            Some(child) => name = child,
+        let folders = &found.as_ref().unwrap_or(top).folders;
+        match child(chunks, folders, part, lost)? {
+            Some(child) => found = Some(child),
             None => return Ok(None),
         }
     }
-    Ok(Some(name))
+    Ok(Some(found.unwrap_or_else(|| top.clone())))
 }

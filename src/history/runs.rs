@@ -31,6 +31,18 @@ impl Runs {
         let at = self.0.partition_point(|(_, last)| *last < index);
         self.0.get(at).is_some_and(|(first, _)| *first <= index)
     }
+    /// Whether one snapshot is in both.
+    pub fn meets(&self, other: &Runs) -> bool {
+        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
+        while let (Some(l), Some(r)) = (left.peek(), right.peek()) {
+            match () {
+                () if l.1 < r.0 => drop(left.next()),
+                () if r.1 < l.0 => drop(right.next()),
+                () => return true,
+            }
+        }
+        false
+    }
     /// All of them, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().flat_map(|(first, last)| *first..=*last)
@@ -95,7 +107,9 @@ mod tests {
                 sets.push((0..n).map(|_| draw(24) as u32).collect::<Vec<_>>());
             }
             let mut runs: Runs = sets[0].iter().copied().collect();
-            runs.unite(&sets[1].iter().copied().collect());
+            let other: Runs = sets[1].iter().copied().collect();
+            assert_eq!(runs.meets(&other), sets[0].iter().any(|i| sets[1].contains(i)));
+            runs.unite(&other);
             let plain: BTreeSet<u32> = sets.iter().flatten().copied().collect();
             assert_eq!(runs.iter().collect::<Vec<_>>(), plain.iter().copied().collect::<Vec<_>>());
             assert_eq!(runs.count(), plain.len() as u64);
