@@ -6,6 +6,7 @@ use super::ls;
 use super::output::Output;
 use super::progress::Progress;
 use super::select::{Filters, Target};
+use super::timeline::real;
 use super::words;
 use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
@@ -23,16 +24,12 @@ const LETTERS: usize = 8;
 
 /// Show what differs between two snapshots
 ///
-/// A line for each path that differs, in the order of paths; folders end with a `/`:
-///
-///   +           it is in B alone
-///   -           it is in A alone
-///   M LETTERS   its content differs, or its type
-///   U LETTERS   its attributes alone differ
-///
-/// The letters tell in what: T type, c content (target of a symlink, number of a device), s size, t mtime,
-/// p permissions, o owner or group, x extended attributes or ACLs, l number of hard links. A folder whose mtime alone
-/// differs is left out, as that only says that names in it came or went; -v shows it.
+/// A line for each path that differs, in the order of paths, folders with a `/` at the end. It begins with `+` for
+/// what is in B alone, `-` for what is in A alone, `M` where the content differs or the type, and `U` where the
+/// attributes alone do. Behind `M` and `U` letters tell in what: T type, c content (target of a symlink, number of a
+/// device), s size, t mtime, p permissions, o owner or group, x extended attributes or ACLs, l number of hard links.
+/// The path begins in column 12. A folder whose mtime alone differs is left out, as that only says that names in it
+/// came or went; -v shows it.
 ///
 /// It takes as long as there is to tell: what is equal in both is not looked at. The bytes in the summary are
 /// sizes of files, those with another content counted on both sides.
@@ -65,36 +62,41 @@ pub struct Diff {
 impl Diff {
     pub fn run(self, global: &Global) -> Result<Exit> {
         let (a, b) = (Target::parse(&self.a)?, Target::parse(&self.b)?);
-        let common = match &self.path {
+        let mut common = match &self.path {
             Some(_) if a.path.is_some() || b.path.is_some() => {
                 return Err(Error::misuse("PATH is given twice").hint("write A B PATH, or A:PATH B:PATH"));
             }
-            Some(path) => source::absolute(path)?.as_os_str().as_bytes().to_vec(),
-            None => Vec::new(),
+            // As saved: by text alone, else with the symlinks of today's folders resolved.
+            Some(path) => source::absolute(path).map(|plain| vec![real(&plain), plain])?,
+            None => vec![PathBuf::from("/")],
         };
         let observer = Progress::warnings(global);
         let repository = global.open(observer.clone())?;
         let stop = stop_on_signals()?;
         let reader = repository.reader();
-        let mut sides = Vec::new();
+        let mut snapshots = Vec::new();
         for target in [&a, &b] {
-            let snapshot = target.find(&repository, &self.filters)?;
-            let path = ls::clean(target.path.as_deref().unwrap_or(&common));
-            let entry = tree::find(&*reader, &snapshot.manifest.root, &path).doing(|| {
-                format!("looking for {} in snapshot {}", words::visible(&path), snapshot.id.short())
-            })?;
-            sides.push((snapshot, path, entry));
+            snapshots.push(target.find(&repository, &self.filters)?);
         }
-        let [(from, from_path, left), (to, path, right)] = &sides[..] else {
+        let sides = loop {
+            let path = common.pop().unwrap_or_default();
+            let mut sides = Vec::new();
+            for (target, snapshot) in [&a, &b].into_iter().zip(&snapshots) {
+                let path = ls::clean(target.path.as_deref().unwrap_or(path.as_os_str().as_bytes()));
+                let shown = || format!("{} in snapshot {}", words::visible(&path), snapshot.id.short());
+                let entry = tree::find(&*reader, &snapshot.manifest.root, &path)
+                    .doing(|| format!("looking for {}", shown()))?;
+                sides.push((shown(), path, entry));
+            }
+            if common.is_empty() || sides.iter().any(|(_, _, entry)| entry.is_some()) {
+                break sides;
+            }
+        };
+        let [(a_shown, _, left), (b_shown, path, right)] = &sides[..] else {
             return Err(Error::bug("a comparison has two sides"));
         };
         if left.is_none() && right.is_none() {
-            let what = format!(
-                "neither snapshot {} nor {} has {}",
-                from.id.short(),
-                to.id.short(),
-                words::visible(if from_path == path { path } else { from_path })
-            );
+            let what = format!("there is neither {a_shown} nor {b_shown}");
             return Err(
                 Error::new(Fault::Missing, what).hint("`pastfs ls SNAPSHOT:PATH` lists what there is")
             );

@@ -5,7 +5,7 @@ use super::ending::Exit;
 use super::glob::Glob;
 use super::output::Output;
 use super::select::Filters;
-use super::timeline::{self, Timeline};
+use super::timeline::{self, Gone, Timeline};
 use super::versions::size;
 use super::words;
 use crate::clock::Time;
@@ -39,7 +39,7 @@ pub struct Find {
     /// Only what is of this type: f (file), d (folder), l (symlink), b and c (devices), p (fifo), s (socket); may
     /// be repeated
     #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
-    #[arg(value_parser = ["f", "d", "l", "b", "c", "p", "s"])]
+    #[arg(value_parser = ["f", "d", "l", "b", "c", "p", "s"], hide_possible_values = true)]
     kind: Vec<String>,
     /// Only files of at least this size, such as 10M
     #[arg(long, value_name = "SIZE", value_parser = words::parse_size)]
@@ -47,10 +47,11 @@ pub struct Find {
     /// Only files of at most this size
     #[arg(long, value_name = "SIZE", value_parser = words::parse_size)]
     smaller: Option<u64>,
-    /// Only what was modified at this time or later: 2026-11-19 (its beginning), '2026-11-19 14:00', '3 days ago'
+    /// Only what was modified at this time or later, without folders: 2026-11-19 means its beginning; '3 days ago'
+    /// will do as well
     #[arg(long, value_name = "TIME", value_parser = point)]
     newer: Option<Time>,
-    /// Only what was modified before this time
+    /// Only what was modified before this time, without folders
     #[arg(long, value_name = "TIME", value_parser = point)]
     older: Option<Time>,
     /// Only what is no more in the newest snapshot of its host
@@ -79,29 +80,28 @@ impl Find {
                 Error::misuse(why).hint("a \\ before [, *, ? and \\ takes them as they are")
             })?);
         }
-        let mut timeline = timeline::open(global, &self.filters)?;
+        let timeline = timeline::open(global, &self.filters)?;
         let (path, top) = match &self.below {
             Some(dir) => timeline.find(dir)?,
             None => (b"/".to_vec(), timeline.root()?),
         };
         let mut out = Output::open()?;
         let mut found = false;
-        let mut lost: Vec<(Vec<u8>, Lost)> = Vec::new();
         let mut visit = |path: &[u8], name: &Name| -> Result<bool> {
             if globs.iter().any(|g| g.matches(path))
-                && let Some(name) = self.narrowed(name)
-                && (!self.deleted || !timeline.gone(path, &name.snapshots())?.is_empty())
+                && let Some(passed) = self.narrowed(name)
             {
-                found = true;
-                print(&mut out, global, &timeline, path, &name)?;
+                // By all that the path ever was: a file that shrank is not gone.
+                let gone = timeline.gone(path, &name.snapshots())?;
+                if !self.deleted || !gone.is_empty() {
+                    found = true;
+                    print(&mut out, global, &timeline, path, &passed, &gone)?;
+                }
             }
             Ok(true)
         };
-        let mut lose = |path: &[u8], l: Lost| lost.push((path.to_vec(), l));
+        let mut lose = |path: &[u8], lost: Lost| timeline.tell(path, [lost]);
         history::walk(&timeline, &top, &path, &mut lose, &mut visit)?;
-        for (path, l) in lost {
-            timeline.tell(&path, [l]);
-        }
         out.finish()?;
         Ok(match (timeline.is_damaged(), found) {
             (true, _) => Exit::Damaged,
@@ -112,26 +112,29 @@ impl Find {
 
     /// What of a name passes the options; `None` if nothing does.
     fn narrowed(&self, name: &Name) -> Option<Name> {
-        let mut name = name.clone();
-        name.versions.retain(|v| self.passes(&v.entry));
-        // Folders have no versions of their own: each state of their attributes is asked.
-        name.doors.retain(|v| self.passes(&v.entry));
-        if name.doors.is_empty() {
-            name.folders.clear();
+        let mut passed = Name { name: name.name.clone(), ..Name::default() };
+        passed.versions = name.versions.iter().filter(|v| self.passes(&v.entry)).cloned().collect();
+        // Folders have no versions of their own, whose size or time could be asked.
+        let folders = self.larger.is_none()
+            && self.smaller.is_none()
+            && self.newer.is_none()
+            && self.older.is_none()
+            && (self.kind.is_empty() || self.kind.iter().any(|k| k == "d"));
+        if folders {
+            passed.doors.clone_from(&name.doors);
         }
-        (!name.versions.is_empty() || !name.doors.is_empty()).then_some(name)
+        (!passed.versions.is_empty() || !passed.doors.is_empty()).then_some(passed)
     }
 
     fn passes(&self, e: &Entry) -> bool {
         let letter = match e.node {
             Node::File(_) => "f",
-            Node::Folder(_) => "d",
             Node::Symlink(_) => "l",
             Node::BlockDevice(_) => "b",
             Node::CharDevice(_) => "c",
             Node::Fifo => "p",
             Node::Socket => "s",
-            Node::Unknown(_) => "?",
+            Node::Folder(_) | Node::Unknown(_) => "?",
         };
         let is_file = letter == "f";
         (self.kind.is_empty() || self.kind.iter().any(|k| k == letter))
@@ -142,9 +145,16 @@ impl Find {
     }
 }
 
-fn print(out: &mut Output, global: &Global, timeline: &Timeline, path: &[u8], name: &Name) -> Result<()> {
+fn print(
+    out: &mut Output,
+    global: &Global,
+    timeline: &Timeline,
+    path: &[u8],
+    name: &Name,
+    gone: &[Gone<'_>],
+) -> Result<()> {
     if global.json {
-        return out.line(timeline.machine(path, name)?.to_string());
+        return out.line(timeline.machine(path, name, gone).to_string());
     }
     out.line(words::visible(path))?;
     if global.quiet {
@@ -157,14 +167,12 @@ fn print(out: &mut Output, global: &Global, timeline: &Timeline, path: &[u8], na
     for v in &name.versions {
         out.line(line(&v.snapshots, size(&v.entry)))?;
     }
-    for door in name.doors.iter().take(1) {
-        let mut runs = door.snapshots.clone();
-        name.doors.iter().for_each(|d| runs.unite(&d.snapshots));
+    let runs = name.folder_snapshots();
+    if !runs.is_empty() {
         out.line(line(&runs, "folder".into()))?;
     }
-    let gone = timeline.gone(path, &name.snapshots())?;
     if !gone.is_empty() {
-        out.line(format!("    {}", timeline.gone_text(&gone)))?;
+        out.line(format!("    {}", timeline.gone_text(gone)))?;
     }
     Ok(())
 }

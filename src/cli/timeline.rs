@@ -21,6 +21,7 @@ use crate::source;
 use crate::tree::Chunks;
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ pub struct Timeline {
     /// What the mount calls them.
     names: Vec<Vec<u8>>,
     hosts: Vec<Host>,
-    damaged: bool,
+    damaged: Cell<bool>,
 }
 
 struct Host {
@@ -94,17 +95,21 @@ impl Timeline {
             snapshots,
             names,
             hosts: Vec::new(),
-            damaged: false,
+            damaged: Cell::new(false),
         };
-        timeline.hosts = timeline.by_host()?;
+        timeline.hosts = timeline.by_host();
         Ok(timeline)
     }
 
-    fn by_host(&self) -> Result<Vec<Host>> {
+    fn by_host(&self) -> Vec<Host> {
         let mut hosts: Vec<Host> = Vec::new();
         for (index, snapshot) in (0u32..).zip(&self.snapshots) {
             let name = &snapshot.manifest.host;
-            let saved = self.repository.private(snapshot)?.paths;
+            let saved = self.repository.private(snapshot).map(|p| p.paths).unwrap_or_else(|error| {
+                self.damaged.set(true);
+                self.observer.event(Event::Warning(&error.chain()));
+                Vec::new()
+            });
             match hosts.iter_mut().find(|h| h.name == *name) {
                 Some(host) => {
                     host.snapshots.unite(&Runs::one(index));
@@ -117,11 +122,11 @@ impl Timeline {
                 }),
             }
         }
-        Ok(hosts)
+        hosts
     }
 
     /// The folder `/` in all of them.
-    pub fn root(&mut self) -> Result<Name> {
+    pub fn root(&self) -> Result<Name> {
         let roots: Vec<(u32, ChunkId)> =
             (0u32..).zip(&self.snapshots).map(|(i, s)| (i, s.manifest.root)).collect();
         let mut lost = Vec::new();
@@ -135,7 +140,7 @@ impl Timeline {
     ///
     /// # Errors
     /// `Missing` where no snapshot has it.
-    pub fn find(&mut self, written: &OsStr) -> Result<(Vec<u8>, Name)> {
+    pub fn find(&self, written: &OsStr) -> Result<(Vec<u8>, Name)> {
         let plain = source::absolute(Path::new(written))?;
         let top = self.root()?;
         let mut tried: Vec<Vec<u8>> = Vec::new();
@@ -153,7 +158,7 @@ impl Timeline {
             tried.push(path);
         }
         let what = format!("no snapshot has {}", words::visible(&tried[0]));
-        Err(match self.damaged {
+        Err(match self.is_damaged() {
             // It may be where we could not look.
             true => Error::damaged(what),
             false => Error::new(Fault::Missing, what)
@@ -162,9 +167,9 @@ impl Timeline {
     }
 
     /// Tells what could not be read below a path.
-    pub fn tell(&mut self, path: &[u8], lost: impl IntoIterator<Item = Lost>) {
+    pub fn tell(&self, path: &[u8], lost: impl IntoIterator<Item = Lost>) {
         for Lost { snapshots, error } in lost {
-            self.damaged = true;
+            self.damaged.set(true);
             let first = snapshots.first().map_or("?".into(), |i| self.id(i));
             let more = match snapshots.count() {
                 0 | 1 => String::new(),
@@ -180,7 +185,7 @@ impl Timeline {
 
     /// Whether anything was told as damaged.
     pub fn is_damaged(&self) -> bool {
-        self.damaged
+        self.damaged.get()
     }
 
     fn id(&self, index: u32) -> String {
@@ -250,24 +255,22 @@ impl Timeline {
         }
     }
 
-    /// One path, with all that it ever was, for machines.
-    pub fn machine(&self, path: &[u8], name: &Name) -> Result<Value> {
-        let all = name.snapshots();
+    /// One path with what is to be told of it, for machines.
+    pub fn machine(&self, path: &[u8], name: &Name, gone: &[Gone<'_>]) -> Value {
         let mut object = Map::new();
         words::put_text(&mut object, "path", path);
-        object.insert("deleted".into(), (!self.gone(path, &all)?.is_empty()).into());
-        self.put_span(&mut object, path, &all);
+        object.insert("deleted".into(), (!gone.is_empty()).into());
+        self.put_span(&mut object, path, &name.snapshots());
         let versions: Vec<Value> =
             name.versions.iter().map(|v| self.machine_version(path, &v.entry, &v.snapshots)).collect();
         object.insert("versions".into(), versions.into());
-        if !name.folders.is_empty() {
-            let mut runs = Runs::default();
-            name.folders.iter().for_each(|s| runs.unite(&s.snapshots));
+        let runs = name.folder_snapshots();
+        if !runs.is_empty() {
             let mut folder = Map::new();
             self.put_span(&mut folder, path, &runs);
             object.insert("folder".into(), folder.into());
         }
-        Ok(object.into())
+        object.into()
     }
 
     fn machine_version(&self, path: &[u8], entry: &Entry, runs: &Runs) -> Value {

@@ -35,7 +35,7 @@ pub struct Versions {
 
 impl Versions {
     pub fn run(self, global: &Global) -> Result<Exit> {
-        let mut timeline = timeline::open(global, &self.filters)?;
+        let timeline = timeline::open(global, &self.filters)?;
         let mut out = Output::open()?;
         for (n, written) in self.path.iter().enumerate() {
             let (path, name) = timeline.find(written)?;
@@ -46,9 +46,13 @@ impl Versions {
                 timeline.tell(&path, lost);
             }
             if global.json {
-                out.line(timeline.machine(&path, &name)?.to_string())?;
+                let mut tell = |path: &[u8], name: &Name| {
+                    let gone = timeline.gone(path, &name.snapshots())?;
+                    out.line(timeline.machine(path, name, &gone).to_string())
+                };
+                tell(&path, &name)?;
                 for child in &names {
-                    out.line(timeline.machine(&ls::join(&path, &child.name), child)?.to_string())?;
+                    tell(&ls::join(&path, &child.name), child)?;
                 }
                 continue;
             }

@@ -41,7 +41,8 @@ pub enum Difference<'a> {
 pub struct Differs {
     /// Of another type; then the content counts as well.
     pub kind: bool,
-    /// Content of a file, target of a symlink, number of a device. The content of a folder is told by paths below it.
+    /// Content of a file, target of a symlink, number of a device. Compared by the names of chunks: equal bytes that
+    /// were cut in another way differ. The content of a folder is told by paths below it.
     pub content: bool,
     /// Size of a file.
     pub size: bool,

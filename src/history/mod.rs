@@ -90,10 +90,15 @@ impl Name {
 
     /// All snapshots that have the name.
     pub fn snapshots(&self) -> Runs {
+        let mut all = self.folder_snapshots();
+        self.versions.iter().for_each(|v| all.unite(&v.snapshots));
+        all
+    }
+
+    /// All snapshots that have it as a folder.
+    pub fn folder_snapshots(&self) -> Runs {
         let mut all = Runs::default();
-        for runs in self.versions.iter().chain(&self.doors).map(|v| &v.snapshots) {
-            all.unite(runs);
-        }
+        self.doors.iter().for_each(|d| all.unite(&d.snapshots));
         all
     }
 

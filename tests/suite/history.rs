@@ -107,12 +107,18 @@ fn find_matches_names_paths_types_sizes_and_times() {
     assert_eq!(found(&["*o*", "--smaller", "1", "--older", "2024-01-05"]), ["a/Report.odt"]);
     assert_eq!(found(&["*o*", "--type", "f", "--newer", "2024-01-05"]), ["a/b/report.odt", "c/other"]);
     assert_eq!(found(&["--deleted", "*"]), ["a/b", "a/b/report.odt"]);
+    // What shrank or was replaced is not gone.
+    write(source.join("c/other"), "longer", 9);
+    save(&scene, 3, &[]);
+    assert!(found(&["other", "--smaller", "2", "--deleted"]).is_empty());
+    let ran = scene.run(["find", "--json", "other", "--smaller", "2"]).ok().json();
+    assert_eq!((spans(&ran), &ran["deleted"]), (vec![(1, 2, 2)], &Value::from(false)));
     assert_eq!(found(&["other", "Report.odt"]), ["a/Report.odt", "c/other"]);
     assert_eq!(found(&["*.odt", "--below", "source/c"]), ["c/link.odt"]);
     assert_eq!(found(&["report.odt", "--path", "source/a/b/report.odt"]), ["a/b/report.odt"]);
     assert!(found(&["nothing like it"]).is_empty());
     let text = scene.run(["find", "other"]).ok().text();
-    assert!(text.contains("    2024-03-01 12:00:00 to 2024-03-02 12:00:00, 2 snapshots, 1 B\n"), "{text}");
+    assert!(text.contains("    2024-03-01 12:00:00 to 2024-03-02 12:00:00, 2 snapshots, 1 B\n    2024-03-03 12:00:00, 1 snapshot, 6 B\n"), "{text}");
     let folder = scene.run(["find", "--json", "b"]).ok().json();
     assert_eq!((&folder["folder"]["snapshots"], &folder["deleted"]), (&Value::from(1), &Value::from(true)));
 }
@@ -283,6 +289,9 @@ fn a_comparison_tells_each_kind_of_difference() {
     assert_eq!((&ran.json()["added_bytes"], &ran.json()["removed_bytes"]), (&12.into(), &30.into()));
     scene.run(["diff", "--exit-code", "-q", a, b]).code(1);
     scene.run(["diff", "--exit-code", a, a]).ok();
+    // A path is found as a backup would have found it.
+    std::os::unix::fs::symlink("source", scene.path("by-link")).unwrap();
+    assert_eq!(lines(&[a, b, "by-link/content", "-q"]), ["M c        /content"]);
 }
 
 #[test]
