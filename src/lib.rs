@@ -10,6 +10,7 @@ pub mod fault;
 pub mod format;
 pub mod id;
 pub mod memory;
+pub mod moment;
 
 // 1: hands: each does one thing to bytes
 pub mod chunk;
@@ -22,7 +23,8 @@ pub mod index;
 pub mod pack;
 pub mod tree;
 
-// 3: the deep module
+// 3: the deep module, and what trees say of a path through time
+pub mod history;
 pub mod repository;
 
 // 4: verbs

@@ -11,7 +11,7 @@ use std::io::Write;
 /// where restic has them.
 pub const EXIT_CODES: &[(u8, &str)] = &[
     (0, "done"),
-    (1, "failed"),
+    (1, "failed; find: nothing matches; diff --exit-code: there are differences"),
     (2, "usage: the command line makes no sense, nothing was done"),
     (3, "done, but some of the source data was not read (restore: not written)"),
     (4, "findings: something in the repository is damaged"),
@@ -34,8 +34,12 @@ pub fn exit_codes_help() -> String {
 pub enum Exit {
     /// All of it.
     Done,
+    /// All of it, and the answer is no.
+    No,
     /// All but what could not be read or written.
     Partly,
+    /// All but what is damaged in the repository.
+    Damaged,
     /// What another process, started for this work, ended with.
     As(u8),
 }
@@ -45,7 +49,9 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
+            Exit::No => 1,
             Exit::Partly => 3,
+            Exit::Damaged => 4,
             Exit::As(code) => code,
         }
     }

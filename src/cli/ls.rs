@@ -110,7 +110,7 @@ impl Ls {
 }
 
 /// An absolute path without empty parts and dots.
-fn clean(path: &[u8]) -> Vec<u8> {
+pub fn clean(path: &[u8]) -> Vec<u8> {
     let mut clean = Vec::new();
     for part in path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".") {
         clean.push(b'/');
@@ -119,7 +119,7 @@ fn clean(path: &[u8]) -> Vec<u8> {
     if clean.is_empty() { b"/".to_vec() } else { clean }
 }
 
-fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+pub fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = folder.to_vec();
     if path.last() != Some(&b'/') {
         path.push(b'/');
@@ -173,7 +173,13 @@ fn mode(e: &Entry) -> String {
 fn machine(path: &[u8], e: &Entry) -> Value {
     let mut object = Map::new();
     words::put_text(&mut object, "path", path);
-    let kind = match e.node {
+    describe(&mut object, e);
+    object.into()
+}
+
+/// What a file is called by its type.
+pub fn kind(e: &Entry) -> &'static str {
+    match e.node {
         Node::File(_) => "file",
         Node::Folder(_) => "folder",
         Node::Symlink(_) => "symlink",
@@ -182,10 +188,14 @@ fn machine(path: &[u8], e: &Entry) -> Value {
         Node::Fifo => "fifo",
         Node::Socket => "socket",
         Node::Unknown(_) => "unknown",
-    };
-    object.insert("type".into(), kind.into());
+    }
+}
+
+/// Puts all that is known of a file into an object, but for its name.
+pub fn describe(object: &mut Map<String, Value>, e: &Entry) {
+    object.insert("type".into(), kind(e).into());
     if let Node::Symlink(to) = &e.node {
-        words::put_text(&mut object, "target", to);
+        words::put_text(object, "target", to);
     }
     if let Some((major, minor)) = device(e) {
         object.insert("device".into(), vec![major, minor].into());
@@ -193,16 +203,15 @@ fn machine(path: &[u8], e: &Entry) -> Value {
     object.insert("mode".into(), format!("{:04o}", e.stat.mode).into());
     object.insert("uid".into(), e.stat.uid.into());
     object.insert("gid".into(), e.stat.gid.into());
-    words::put_text(&mut object, "user", &e.stat.user);
-    words::put_text(&mut object, "group", &e.stat.group);
+    words::put_text(object, "user", &e.stat.user);
+    words::put_text(object, "group", &e.stat.group);
     object.insert("size".into(), e.stat.size.into());
     object.insert("mtime".into(), words::machine_time(e.stat.mtime).into());
     object.insert("ctime".into(), words::machine_time(e.stat.ctime).into());
     object.insert("nlink".into(), e.stat.nlink.into());
     if !e.xattrs.is_empty() {
-        words::put_texts(&mut object, "xattrs", e.xattrs.iter().map(|x| x.name.as_slice()));
+        words::put_texts(object, "xattrs", e.xattrs.iter().map(|x| x.name.as_slice()));
     }
-    object.into()
 }
 
 #[cfg(test)]

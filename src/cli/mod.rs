@@ -2,14 +2,18 @@
 //!
 //! One file per command, whose doc comments are its help and its manual page. What they share:
 //! [`access`] (global options, passwords, opening), [`ending`] (exit codes, errors, hints),
-//! [`output`], [`progress`], [`select`] (which snapshot is meant), [`words`] (units, times, names).
+//! [`output`], [`progress`], [`select`] (which snapshot is meant), [`timeline`] (all of them together), [`words`]
+//! (units, times, names).
 
 mod access;
 mod backup;
 mod cat;
 mod daemon;
+mod diff;
 mod ending;
 mod export;
+mod find;
+mod glob;
 mod init;
 mod key;
 mod ls;
@@ -19,8 +23,11 @@ mod progress;
 mod restore;
 mod select;
 mod snapshots;
+mod timeline;
 mod umount;
+mod versions;
 mod words;
+mod yesterday;
 
 pub use ending::EXIT_CODES;
 
@@ -51,6 +58,10 @@ enum Verb {
     Ls(ls::Ls),
     Cat(cat::Cat),
     Export(export::Export),
+    Versions(versions::Versions),
+    Find(find::Find),
+    Diff(diff::Diff),
+    Yesterday(yesterday::Yesterday),
     Mount(mount::Mount),
     Umount(umount::Umount),
     Restore(restore::Restore),
@@ -83,6 +94,10 @@ pub fn main() -> ExitCode {
         Verb::Ls(verb) => verb.run(&global),
         Verb::Cat(verb) => verb.run(&global),
         Verb::Export(verb) => verb.run(&global),
+        Verb::Versions(verb) => verb.run(&global),
+        Verb::Find(verb) => verb.run(&global),
+        Verb::Diff(verb) => verb.run(&global),
+        Verb::Yesterday(verb) => verb.run(&global),
         Verb::Mount(verb) => verb.run(&global),
         Verb::Umount(verb) => verb.run(&global),
         Verb::Restore(verb) => verb.run(&global),

@@ -21,7 +21,7 @@ mod view;
 #[cfg(test)]
 mod view_tests;
 
-pub use mountpoint::umount;
+pub use mountpoint::{mountpoints, umount};
 pub use names::Names;
 
 use crate::event::Observer;

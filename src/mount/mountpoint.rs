@@ -75,6 +75,15 @@ pub(super) fn mounted_at(path: &Path) -> Result<Option<Mounted>> {
     Ok(parse(&text).into_iter().rev().find(|m| m.point == path))
 }
 
+/// The mountpoints of all mounts of ours that this process can see, oldest first, dead ones as well.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn mountpoints() -> Result<Vec<PathBuf>> {
+    let text = std::fs::read("/proc/self/mountinfo").doing(|| "reading /proc/self/mountinfo")?;
+    Ok(parse(&text).into_iter().filter(Mounted::ours).map(|m| m.point).collect())
+}
+
 /// The absolute path, also of a mountpoint whose daemon died.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let doing = || format!("finding {}", path.display());

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::event::{Event, Observer};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
-use crate::format::object::{Kind, body};
+use crate::format::object::{Kind, Signed, body};
 use crate::format::slot::{Label, Slot, Wrap};
 use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
@@ -166,6 +166,23 @@ impl Repository {
             opening: Mutex::new(()),
             known: Mutex::default(),
         }))
+    }
+
+    /// The id that a store's newest config bears, which needs no key and proves nothing.
+    ///
+    /// # Errors
+    /// `NoRepository`, or what the store says.
+    pub fn claimed_id(store: &dyn Store) -> Result<RepositoryId> {
+        let place = store.location();
+        let numbers = store.list("config/")?;
+        let newest = numbers.iter().filter_map(|l| l.name.strip_prefix("config/")?.parse::<u64>().ok()).max();
+        let newest = newest
+            .ok_or_else(|| Error::new(Fault::NoRepository, format!("there is no repository in {place}")))?;
+        let name = format!("config/{newest}");
+        let object = store.get(&name, Kind::Config.limit())?;
+        let signed = body(Kind::Config, &object).and_then(Signed::decode);
+        let config = signed.and_then(|s| Config::decode(&s.body));
+        config.map(|c| c.repository).doing(|| format!("reading {name} of {place}"))
     }
 
     /// Drawn when it was made.

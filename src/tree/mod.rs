@@ -8,7 +8,7 @@ mod pages;
 mod read;
 mod write;
 
-pub use read::{FileReader, entries, find, lookup, root_entry};
+pub use read::{FileReader, entries, find, lookup, page, page_of, root_entry};
 pub use write::{ContentWriter, FolderWriter};
 
 use crate::fault::Result;

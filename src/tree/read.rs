@@ -3,14 +3,32 @@
 use super::{Chunks, ROOT_NAME};
 use crate::fault::{Error, Result};
 use crate::format::pack::Space;
-use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, LEVEL_MAX, Node, Page};
+use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, LEVEL_MAX, Node, Page, PageRef};
 use crate::id::ChunkId;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-fn page(chunks: &dyn Chunks, id: &ChunkId) -> Result<Page> {
+/// One page of a folder. `level` is the one that it must have by the page that names it; `None` for the first.
+///
+/// # Errors
+/// `Damaged` when it is lost, no page, or of another level.
+pub fn page(chunks: &dyn Chunks, id: &ChunkId, level: Option<u8>) -> Result<Page> {
     let bytes = chunks.chunk(Space::Trees, id)?;
-    Page::decode(&bytes).map_err(|e| e.while_(format!("reading tree page {}", id.short())))
+    let page = Page::decode(&bytes).map_err(|e| e.while_(format!("reading tree page {}", id.short())))?;
+    let found = match page {
+        Page::Leaf(_) => 0,
+        Page::Node(found, _) => found,
+    };
+    match level {
+        Some(level) if level != found => Err(Error::damaged("a page of a folder is of the wrong level")),
+        _ => Ok(page),
+    }
+}
+
+/// Which of the pages that a node page names holds `name`, if it is there at all.
+pub fn page_of<'a>(pages: &'a [PageRef], name: &[u8]) -> Option<&'a PageRef> {
+    let after = pages.partition_point(|p| p.first.as_slice() <= name);
+    after.checked_sub(1).and_then(|i| pages.get(i))
 }
 
 /// All entries of a folder, sorted by name.
@@ -23,26 +41,23 @@ pub fn entries(chunks: &dyn Chunks, folder: &ChunkId) -> Result<Vec<Entry>> {
     Ok(out)
 }
 
-/// `level` is the one that the page must have, known below the top.
 fn collect(chunks: &dyn Chunks, id: &ChunkId, level: Option<u8>, out: &mut Vec<Entry>) -> Result<()> {
-    match (page(chunks, id)?, level) {
-        (Page::Leaf(entries), None | Some(0)) => {
+    match page(chunks, id, level)? {
+        Page::Leaf(entries) => {
             if let (Some(last), Some(first)) = (out.last(), entries.first())
                 && last.name >= first.name
             {
                 return Err(Error::damaged("the pages of a folder are out of order"));
             }
             out.extend(entries);
-            Ok(())
         }
-        (Page::Node(found, pages), expected) if expected.is_none_or(|l| l == found) && found <= LEVEL_MAX => {
+        Page::Node(level, pages) => {
             for p in pages {
-                collect(chunks, &p.id, Some(found - 1), out)?;
+                collect(chunks, &p.id, Some(level - 1), out)?;
             }
-            Ok(())
         }
-        _ => Err(Error::damaged("a page of a folder is of the wrong level")),
     }
+    Ok(())
 }
 
 /// One entry by name, reading one page per level.
@@ -50,27 +65,25 @@ pub fn lookup(chunks: &dyn Chunks, folder: &ChunkId, name: &[u8]) -> Result<Opti
     let mut id = *folder;
     let mut level: Option<u8> = None;
     loop {
-        match (page(chunks, &id)?, level) {
-            (Page::Leaf(mut entries), None | Some(0)) => {
+        match page(chunks, &id, level)? {
+            Page::Leaf(mut entries) => {
                 let found = entries.binary_search_by(|e| e.name.as_slice().cmp(name)).ok();
                 return Ok(found.map(|i| entries.swap_remove(i)));
             }
-            (Page::Node(found, pages), expected) if expected.is_none_or(|l| l == found) => {
-                let after = pages.partition_point(|p| p.first.as_slice() <= name);
-                match after.checked_sub(1).and_then(|i| pages.get(i)) {
+            Page::Node(found, pages) => {
+                match page_of(&pages, name) {
                     Some(p) => id = p.id,
                     None => return Ok(None),
                 }
                 level = Some(found - 1);
             }
-            _ => return Err(Error::damaged("a page of a folder is of the wrong level")),
         }
     }
 }
 
 /// The entry of `/` in a snapshot: its attributes, and the folder.
 pub fn root_entry(chunks: &dyn Chunks, root: &ChunkId) -> Result<Entry> {
-    match page(chunks, root)? {
+    match page(chunks, root, None)? {
         Page::Leaf(entries) if entries.len() == 1 => match entries.into_iter().next() {
             Some(e) if e.name == ROOT_NAME && matches!(e.node, Node::Folder(_)) => Ok(e),
             _ => Err(Error::damaged("the root of a snapshot is no folder")),

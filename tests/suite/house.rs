@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. On floor 0 each room may use those before it; on all others rooms do not know each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("ground", &["id", "fault", "clock", "event", "memory", "format"]),
+    ("ground", &["id", "fault", "clock", "moment", "event", "memory", "format"]),
     ("hands", &["source", "chunk", "seal", "storage"]),
     ("shelves", &["pack", "index", "tree"]),
-    ("the repository", &["repository"]),
+    ("the repository", &["repository", "history"]),
     ("verbs", &["backup", "restore", "mount"]),
     ("the command line", &["cli"]),
 ];

@@ -4,6 +4,7 @@ mod damage;
 mod errors;
 mod fidelity;
 mod format;
+mod history;
 mod house;
 mod incremental;
 mod interrupted;
