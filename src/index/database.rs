@@ -111,22 +111,28 @@ pub struct Lock {
     _file: File,
 }
 
+/// Makes the cache folder when it is not there. `Denied` when it belongs to somebody else.
+pub fn claim(dir: &Path) -> Result<()> {
+    let doing = || format!("opening the cache {}", dir.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(doing)?;
+    let meta = fs::metadata(dir).doing(doing)?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(Error::new(
+            Fault::Denied,
+            format!("the cache {} belongs to another user", dir.display()),
+        )
+        .hint("choose another folder with --cache"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).doing(doing)?;
+    }
+    Ok(())
+}
+
 impl Home {
     /// Makes the folder when it is not there. `Denied` when it belongs to somebody else.
     pub fn open(dir: &Path) -> Result<Self> {
-        let doing = || format!("opening the cache {}", dir.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(doing)?;
-        let meta = fs::metadata(dir).doing(doing)?;
-        if meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(Error::new(
-                Fault::Denied,
-                format!("the cache {} belongs to another user", dir.display()),
-            )
-            .hint("choose another folder with --cache"));
-        }
-        if meta.mode() & 0o077 != 0 {
-            fs::set_permissions(dir, Permissions::from_mode(0o700)).doing(doing)?;
-        }
+        claim(dir)?;
         let mut lru = LruCacheOptions::default();
         lru.set_capacity(BLOCK_CACHE);
         lru.set_num_shard_bits(CACHE_SHARD_BITS);

@@ -1,6 +1,7 @@
 //! The rules of writing (B1 to B8) and crashes, over a store that the test drives.
 
 use super::*;
+use crate::clock::Time;
 use crate::event::{Silent, Stop};
 use crate::format::pack::Space;
 use crate::format::snapshot::{Private, Totals};
@@ -63,6 +64,14 @@ impl Store for Driven {
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         self.before("list", prefix)?;
         self.memory.list(prefix)
+    }
+    fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        self.before("names", prefix)?;
+        self.memory.names(prefix)
+    }
+    fn modified(&self, name: &str) -> Result<Time> {
+        self.before("modified", name)?;
+        self.memory.modified(name)
     }
     fn delete(&self, name: &str) -> Result<()> {
         self.before("delete", name)?;

@@ -93,6 +93,16 @@ fn names(list: Vec<Listed>) -> BTreeSet<String> {
     list.into_iter().map(|listed| listed.name).collect()
 }
 
+/// The names alone are those of the list.
+fn names_agree(store: &dyn Store, prefix: &str) -> Checked {
+    let (mut alone, list) = (store.names(prefix)?, store.list(prefix)?);
+    alone.sort();
+    let mut named: Vec<String> = list.into_iter().map(|listed| listed.name).collect();
+    named.sort();
+    ensure!(alone == named, "the names of {prefix:?} are {alone:?}, and its list has {named:?}");
+    Ok(())
+}
+
 /// The names of a list, which must hold each once.
 fn distinct(list: Vec<Listed>) -> Result<BTreeSet<String>, Broken> {
     let length = list.len();
@@ -219,6 +229,8 @@ fn delete_deletes(store: &dyn Store) -> Checked {
     refused(store.get("leases/a-1", 10), Fault::Missing, "get")?;
     refused(store.range("leases/a-1", 0, 1), Fault::Missing, "range")?;
     refused(store.size("leases/a-1"), Fault::Missing, "size")?;
+    refused(store.modified("leases/a-1"), Fault::Missing, "modified")?;
+    names_agree(store, "leases/")?;
     ensure!(names(store.list("leases/")?) == set(&["leases/a-2"]), "the list is not what is left");
     store.put("leases/a-1", b"again")?;
     ensure!(store.get("leases/a-1", 10)? == b"again", "the new object has the old bytes");
@@ -247,9 +259,11 @@ fn bad_names_are_misuse(store: &dyn Store) -> Checked {
         refused(store.get(bad, 10), Fault::Misuse, &what)?;
         refused(store.range(bad, 0, 1), Fault::Misuse, &what)?;
         refused(store.size(bad), Fault::Misuse, &what)?;
+        refused(store.modified(bad), Fault::Misuse, &what)?;
         refused(store.delete(bad), Fault::Misuse, &what)?;
         if !bad.is_empty() && bad != "x/" {
             refused(store.list(bad), Fault::Misuse, &what)?;
+            refused(store.names(bad), Fault::Misuse, &what)?;
         }
     }
     refused(store.list("packs"), Fault::Misuse, "a prefix without its slash")?;
@@ -294,6 +308,7 @@ fn lists_hold_their_folder(store: &dyn Store) -> Checked {
 fn empty_lists(store: &dyn Store) -> Checked {
     for prefix in ["", "packs/", "packs/00/"] {
         ensure!(store.list(prefix)?.is_empty(), "{prefix:?} of a new store holds something");
+        names_agree(store, prefix)?;
     }
     store.put("packs/00/a", b"x")?;
     store.delete("packs/00/a")?;
@@ -311,6 +326,10 @@ fn dates_follow_puts(store: &dyn Store) -> Checked {
     list.sort_by(|a, b| a.name.cmp(&b.name));
     let is_dated = list.iter().all(|l| l.modified.seconds > 0 && l.modified.nanos < 1_000_000_000);
     ensure!(is_dated && list.is_sorted_by_key(|l| l.modified), "the list is {list:?}");
+    for l in &list {
+        let modified = store.modified(&l.name)?;
+        ensure!(modified == l.modified, "{} is of {modified:?}, and the list says {l:?}", l.name);
+    }
     Ok(())
 }
 
@@ -322,7 +341,8 @@ fn many_are_listed(store: &dyn Store) -> Checked {
     })?;
     let list = distinct(store.list("packs/")?)?;
     ensure!(list == (0..MANY).map(name).collect(), "it holds {}", list.len());
-    Ok(())
+    names_agree(store, "packs/")?;
+    names_agree(store, "")
 }
 
 fn racing_same_puts(store: &dyn Store) -> Checked {
@@ -499,6 +519,12 @@ pub(crate) mod memory {
                 })
                 .collect())
         }
+        fn modified(&self, name: &str) -> Result<Time> {
+            self.with(name, |_| Ok(()))?;
+            let objects = self.0.lock();
+            let found = objects.get(name).map(|(_, modified)| *modified);
+            found.ok_or_else(|| Error::new(Fault::Missing, format!("reading {name} from memory")))
+        }
         fn delete(&self, name: &str) -> Result<()> {
             check_name(name)?;
             self.0.lock().remove(name);
@@ -559,6 +585,16 @@ mod tests {
             }
             Ok(list)
         }
+        fn modified(&self, name: &str) -> Result<crate::clock::Time> {
+            self.0.modified(name)
+        }
+        fn names(&self, prefix: &str) -> Result<Vec<String>> {
+            let mut names = self.0.names(prefix)?;
+            if self.1 == "forgets a name" {
+                names.pop();
+            }
+            Ok(names)
+        }
         fn delete(&self, name: &str) -> Result<()> {
             if self.1 == "misses deletes" { Ok(()) } else { self.0.delete(name) }
         }
@@ -584,6 +620,7 @@ mod tests {
             "ignores limits",
             "reads short",
             "lists one page",
+            "forgets a name",
             "misses deletes",
             "shows halves",
         ] {

@@ -233,8 +233,34 @@ impl Local {
         Ok(true)
     }
 
+    /// All objects below a folder, each once; without `dated` sizes and dates are left at nothing, and a file
+    /// system that tells types in its folders (nearly all do) is not asked about each file.
+    fn list_below(&self, prefix: &str, dated: bool) -> Result<Vec<Listed>> {
+        check_prefix(prefix)?;
+        let mut found = Vec::new();
+        let mut folders = vec![prefix.trim_end_matches('/').to_owned()];
+        while let Some(folder) = folders.pop() {
+            self.list_folder(&folder, dated, &mut found, &mut folders)
+                .map_err(|e| self.failed(format!("listing {folder}/ of {}", self.path.display()), e))?;
+        }
+        if self.is_removed() {
+            let gone = io::Error::from(Errno::NOENT);
+            return Err(self.failed(format!("listing {prefix} of {}", self.path.display()), gone));
+        }
+        // A folder that changes while it is read may show an entry twice on some file systems.
+        found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        found.dedup_by(|a, b| a.name == b.name);
+        Ok(found)
+    }
+
     /// Lists one folder into `found`, and the folders in it into `inner`.
-    fn list_folder(&self, folder: &str, found: &mut Vec<Listed>, inner: &mut Vec<String>) -> io::Result<()> {
+    fn list_folder(
+        &self,
+        folder: &str,
+        dated: bool,
+        found: &mut Vec<Listed>,
+        inner: &mut Vec<String>,
+    ) -> io::Result<()> {
         let mut entries = match self.folder(folder) {
             // Not there, or gone since we saw it, with all that was in it.
             Err(Errno::NOENT) if !self.is_removed() => return Ok(()),
@@ -250,14 +276,20 @@ impl Local {
             if bytes.starts_with(b".") || foreign {
                 continue;
             }
-            let stat =
-                match retry_on_intr(|| rustix::fs::statat(entries.fd()?, base, AtFlags::SYMLINK_NOFOLLOW)) {
+            let told = entry.file_type();
+            let (kind, size, modified) = if dated || told == FileType::Unknown {
+                let stat = match retry_on_intr(|| {
+                    rustix::fs::statat(entries.fd()?, base, AtFlags::SYMLINK_NOFOLLOW)
+                }) {
                     Err(Errno::NOENT) => continue, // deleted meanwhile
                     stat => stat?,
                 };
+                (FileType::from_raw_mode(stat.st_mode), u64::try_from(stat.st_size).unwrap_or(0), date(&stat))
+            } else {
+                (told, 0, Time::default())
+            };
             let base = String::from_utf8_lossy(bytes);
             let name = if in_root { base.into_owned() } else { format!("{folder}/{base}") };
-            let kind = FileType::from_raw_mode(stat.st_mode);
             if !matches!(kind, FileType::RegularFile | FileType::Directory) || check_name(&name).is_err() {
                 return Err(damaged(format!("{name:?} cannot be an object, and belongs to no repository")));
             }
@@ -265,8 +297,7 @@ impl Local {
                 inner.push(name);
                 continue;
             }
-            let modified = Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
-            found.push(Listed { name, size: u64::try_from(stat.st_size).unwrap_or(0), modified });
+            found.push(Listed { name, size, modified });
         }
         Ok(())
     }
@@ -346,21 +377,18 @@ impl Store for Local {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
-        check_prefix(prefix)?;
-        let mut found = Vec::new();
-        let mut folders = vec![prefix.trim_end_matches('/').to_owned()];
-        while let Some(folder) = folders.pop() {
-            self.list_folder(&folder, &mut found, &mut folders)
-                .map_err(|e| self.failed(format!("listing {folder}/ of {}", self.path.display()), e))?;
-        }
-        if self.is_removed() {
-            let gone = io::Error::from(Errno::NOENT);
-            return Err(self.failed(format!("listing {prefix} of {}", self.path.display()), gone));
-        }
-        // A folder that changes while it is read may show an entry twice on some file systems.
-        found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        found.dedup_by(|a, b| a.name == b.name);
-        Ok(found)
+        self.list_below(prefix, true)
+    }
+
+    fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        Ok(self.list_below(prefix, false)?.into_iter().map(|listed| listed.name).collect())
+    }
+
+    fn modified(&self, name: &str) -> Result<Time> {
+        check_name(name)?;
+        self.object(name)
+            .and_then(|file| Ok(date(&rustix::fs::fstat(&file)?)))
+            .map_err(|e| self.failed(format!("looking up {name} in {}", self.path.display()), e))
     }
 
     fn delete(&self, name: &str) -> Result<()> {
@@ -384,6 +412,11 @@ impl Store for Local {
     fn may_be_stale(&self) -> bool {
         self.may_be_stale
     }
+}
+
+/// When a file was written.
+fn date(stat: &rustix::fs::Stat) -> Time {
+    Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 }
 }
 
 /// An error that becomes `Damaged`.

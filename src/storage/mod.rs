@@ -77,6 +77,15 @@ pub trait Store: Send + Sync {
     /// none. Temporary files never appear.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
 
+    /// The names alone of what [`Store::list`] gives, by the same promises: where sizes and dates are not
+    /// needed, a folder is listed without a look at each file.
+    fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        Ok(self.list(prefix)?.into_iter().map(|listed| listed.name).collect())
+    }
+
+    /// When an object was written, as a list shows it; `Missing` if there is none.
+    fn modified(&self, name: &str) -> Result<Time>;
+
     /// Deletes an object; durable when this returns. One that is not there is `Ok`.
     fn delete(&self, name: &str) -> Result<()>;
 
