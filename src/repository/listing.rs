@@ -15,8 +15,11 @@ use crate::seal::Role;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Segments that are fetched and applied at once: at most this many are in memory.
-const SEGMENTS_AT_ONCE: usize = 32;
+/// Segments are applied once so many chunks of them are in memory, at about 100 bytes each; one segment may have more.
+/// Each time costs as much as the database has segments, so that few times are better.
+const CHUNKS_AT_ONCE: usize = 300_000;
+/// Or so many segments, however small.
+const SEGMENTS_AT_ONCE: usize = 4096;
 /// A void note counts only so many seconds after its manifest, by the store's clock.
 pub(super) const VOID_SECONDS: u64 = 3600;
 
@@ -129,26 +132,50 @@ impl Repository {
     /// What the store says. A manifest that is damaged is told to the observer and left out; so are, as a warning,
     /// snapshots that were there once and that no note explains ([`Repository::accept_vanished`]).
     pub fn snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
-        let listing = self.list()?;
-        self.sync_index()?;
-        Ok(listing.live())
+        let (listed, is_listed) = crossbeam_channel::bounded::<()>(0);
+        // Side by side, as both take long where there is much; but segments are listed after snapshots.
+        std::thread::scope(|scope| {
+            let sync = beside(scope, "sync", || {
+                let have = self.index()?.segments()?;
+                // Never sent: it ends when the other side is dropped, whatever became of it.
+                let _ = is_listed.recv();
+                self.sync_from(&have)
+            })?;
+            let live = self.list_and(|| drop(listed)).map(|listing| listing.live());
+            let synced =
+                sync.join().unwrap_or_else(|_| Err(Error::bug("bringing the index up to date panicked")));
+            live.and_then(|live| synced.map(|()| live))
+        })
     }
 
     /// Notes, then snapshots: the order of B1; the caller lists the segments next. Only what this machine has not seen
     /// yet is read and proven.
     pub(super) fn list(&self) -> Result<Listing> {
+        self.list_and(|| ())
+    }
+
+    /// The same; calls `listed` once the store has listed both.
+    fn list_and(&self, listed: impl FnOnce()) -> Result<Listing> {
         let mut known = self.known.lock();
         let Known { remembered, vanished } = &mut *known;
-        let remembered = match remembered {
-            Some(there) => there,
-            None => {
-                crate::index::claim(&self.cache)?;
-                remembered.insert(Remembered::open(&self.cache, &self.keys, &self.location()))
-            }
+        let names = || -> Result<_> { Ok((self.store.names("notes/")?, self.store.names("snapshots/")?)) };
+        let (note_names, manifest_names) = if remembered.is_some() {
+            names()?
+        } else {
+            crate::index::claim(&self.cache)?;
+            std::thread::scope(|scope| {
+                let open = || Remembered::open(&self.cache, &self.keys, &self.location());
+                let opened = beside(scope, "remember", open)?;
+                let names = names();
+                *remembered = opened.join().ok();
+                names
+            })?
         };
+        listed();
+        let remembered = remembered.as_mut().ok_or_else(|| Error::bug("reading the cache panicked"))?;
         let mut notes: Vec<ListedNote> = Vec::new();
         let mut noted = HashSet::new();
-        for name in self.store.names("notes/")? {
+        for name in note_names {
             if let Some(id) = self.id_of(&name, NoteId::from_hex)? {
                 noted.insert(id);
                 notes.extend(self.known_note(remembered, id)?.map(|note| ListedNote { id, note }));
@@ -157,7 +184,7 @@ impl Repository {
         notes.sort_by_key(|n| (n.note.0.time, n.id));
         let mut manifests = Vec::new();
         let mut listed = HashSet::new();
-        for name in self.store.names("snapshots/")? {
+        for name in manifest_names {
             if let Some(id) = self.id_of(&name, SnapshotId::from_hex)? {
                 listed.insert(id);
                 manifests.extend(self.known_manifest(remembered, id)?);
@@ -282,24 +309,34 @@ impl Repository {
 
     /// Brings the index to exactly the segments that the store lists now.
     pub(super) fn sync_index(&self) -> Result<()> {
+        self.sync_from(&self.index()?.segments()?)
+    }
+
+    /// The same; `have` was asked for before the list: a segment that another thread publishes meanwhile must not look
+    /// gone.
+    fn sync_from(&self, have: &BTreeSet<SegmentId>) -> Result<()> {
         let index = self.index()?;
-        // Before the list: a segment that another thread publishes meanwhile must not look gone.
-        let have = index.segments()?;
         let mut listed = BTreeSet::new();
         for name in self.store.names("index/")? {
             listed.extend(self.id_of(&name, SegmentId::from_hex)?);
         }
-        let new: Vec<SegmentId> = listed.difference(&have).copied().collect();
-        for group in new.chunks(SEGMENTS_AT_ONCE) {
-            let mut applied = Vec::new();
-            for id in group {
-                let name = segment_name(id);
-                match self.load_segment(id) {
-                    Ok(a) => applied.push(a),
-                    Err(e) => self.tell(&name, e)?,
+        let new: Vec<SegmentId> = listed.difference(have).copied().collect();
+        let (mut group, mut chunks) = (Vec::new(), 0);
+        for id in &new {
+            match self.load_segment(id) {
+                Ok(segment) => {
+                    chunks += segment.packs.iter().map(|p| p.entry.ids.len()).sum::<usize>();
+                    group.push(segment);
                 }
+                Err(e) => self.tell(&segment_name(id), e)?,
             }
-            index.apply(applied, &[], Vec::new())?;
+            if chunks >= CHUNKS_AT_ONCE || group.len() >= SEGMENTS_AT_ONCE {
+                index.apply(std::mem::take(&mut group), &[], Vec::new())?;
+                chunks = 0;
+            }
+        }
+        if !group.is_empty() {
+            index.apply(group, &[], Vec::new())?;
         }
         // Last: what a merge moved keeps its place, and no retirement stops counting in between.
         let gone: Vec<SegmentId> = have.difference(&listed).copied().collect();
@@ -367,6 +404,16 @@ impl Repository {
             Err(e) => Err(e).doing(|| format!("looking for {name}")),
         }
     }
+}
+
+/// Starts a thread within a scope.
+fn beside<'s, T: Send + 's>(
+    scope: &'s std::thread::Scope<'s, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 's,
+) -> Result<std::thread::ScopedJoinHandle<'s, T>> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn_scoped(scope, work);
+    thread.doing(|| format!("starting the thread {name:?}"))
 }
 
 /// Whether a note takes back this manifest, if its time is right: it is of the same session and author.

@@ -126,8 +126,8 @@ impl Remembered {
 
     /// Reads from `end` on, up to the first record that does not open.
     fn take_in(&mut self, file: &mut File) {
-        let mut bytes = Vec::new();
         let long = file.metadata().map_or(u64::MAX, |m| m.len());
+        let mut bytes = Vec::with_capacity(long.saturating_sub(self.end).min(FILE_MAX) as usize + 1);
         let sought = std::io::Seek::seek(file, std::io::SeekFrom::Start(self.end));
         let read = file.take(FILE_MAX).read_to_end(&mut bytes);
         // Shorter than it was: somebody cut it.

@@ -289,7 +289,7 @@ impl Local {
                 (told, 0, Time::default())
             };
             let base = String::from_utf8_lossy(bytes);
-            let name = if in_root { base.into_owned() } else { format!("{folder}/{base}") };
+            let name = if in_root { base.into_owned() } else { [folder, "/", &base].concat() };
             if !matches!(kind, FileType::RegularFile | FileType::Directory) || check_name(&name).is_err() {
                 return Err(damaged(format!("{name:?} cannot be an object, and belongs to no repository")));
             }

@@ -98,10 +98,11 @@ pub trait Store: Send + Sync {
 /// joined by `/`, none empty, none beginning with a dot (`.` and `..`, and what file systems hide there:
 /// `.nfs…`, `.snapshot`), the first not `tmp`. Else `Misuse`.
 pub fn check_name(name: &str) -> Result<()> {
+    let mut segments = name.split('/');
     let well_formed = name.len() <= MAX_NAME_LEN
-        && name.split('/').count() <= MAX_SEGMENTS
-        && name.split('/').all(is_segment)
-        && name.split('/').next() != Some(TEMPORARY);
+        && segments.next().is_some_and(|first| is_segment(first) && first != TEMPORARY)
+        && segments.by_ref().take(MAX_SEGMENTS - 1).all(is_segment)
+        && segments.next().is_none();
     match well_formed {
         true => Ok(()),
         false => Err(Error::misuse(format!("{:?} cannot be the name of an object", excerpt(name)))),
