@@ -113,7 +113,7 @@ impl Listing {
                     Action::Release => Arc::make_mut(s).held = false,
                     Action::Forget => *visible = false,
                     Action::Unforget => *visible = true,
-                    Action::Void => {}
+                    Action::Void | Action::Newer(_) => {}
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! The rules of writing (B1 to B8) and crashes, over a store that the test drives.
 
+mod seen;
+
 use super::*;
 use crate::clock::Time;
 use crate::event::{Silent, Stop};
@@ -19,6 +21,7 @@ use zeroize::Zeroizing;
 type Hook = Box<dyn Fn(&Memory, &str, &str) -> Result<()> + Send + Sync>;
 
 struct Driven {
+    place: &'static str,
     memory: Memory,
     hook: Mutex<Option<Hook>>,
     calls: AtomicUsize,
@@ -26,7 +29,15 @@ struct Driven {
 
 impl Driven {
     fn new() -> Arc<Self> {
-        Arc::new(Self { memory: Memory::default(), hook: Mutex::new(None), calls: AtomicUsize::new(0) })
+        Self::at("a test")
+    }
+    fn at(place: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            place,
+            memory: Memory::default(),
+            hook: Mutex::new(None),
+            calls: AtomicUsize::new(0),
+        })
     }
     fn hook(&self, hook: Option<Hook>) {
         *self.hook.lock() = hook;
@@ -42,7 +53,7 @@ impl Driven {
 
 impl Store for Driven {
     fn location(&self) -> String {
-        "a test".into()
+        self.place.into()
     }
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.before("put", name)?;
@@ -301,7 +312,8 @@ fn a_crash_at_any_call_of_the_store_loses_at_most_the_running_backup() {
         let outcome = backup(&r, 2, HashSet::new());
         store.hook(None);
         drop(r);
-        let r = open(&store, &Caches::new()).unwrap();
+        let fresh = Caches::new();
+        let r = open(&store, &fresh).unwrap();
         let whole = all_whole(&r);
         assert!(whole >= 1, "call {n}");
         assert!(whole == 2 || !matches!(outcome, Ok(Commit::Done(..))), "call {n}: committed and not there");
