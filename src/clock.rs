@@ -16,6 +16,21 @@ impl Time {
     pub fn new(seconds: i64, nanos: u32) -> Option<Self> {
         (nanos < 1_000_000_000).then_some(Self { seconds, nanos })
     }
+    /// The second in UTC, for people: `2026-11-20 02:00:05 UTC` (proleptic Gregorian calendar).
+    pub fn utc(&self) -> String {
+        // Howard Hinnant's civil_from_days: years that begin in March, eras of 400 of them.
+        let (days, second) = (self.seconds.div_euclid(86_400), self.seconds.rem_euclid(86_400));
+        let shifted = i128::from(days) + 719_468;
+        let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+        let of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let of_year = day - (365 * of_era + of_era / 4 - of_era / 100);
+        let month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        let year = of_era + era * 400 + i128::from(month <= 2);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
     /// Seconds from `earlier` to `self`, negative when it is later.
     pub fn seconds_since(&self, earlier: Time) -> f64 {
         (self.seconds.saturating_sub(earlier.seconds)) as f64
@@ -72,4 +87,26 @@ pub fn random_array<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     random(&mut bytes);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (-1, "1969-12-31 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (4_107_542_399, "2100-02-28 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+            (1_795_226_405, "2026-11-21 02:00:05 UTC"),
+        ] {
+            assert_eq!(Time { seconds, nanos: 0 }.utc(), text);
+        }
+        for seconds in [i64::MIN, i64::MAX] {
+            assert!(Time { seconds, nanos: 0 }.utc().ends_with(" UTC"));
+        }
+    }
 }

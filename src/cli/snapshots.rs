@@ -2,7 +2,7 @@
 
 use super::access::Global;
 use super::ending::Exit;
-use super::output::Output;
+use super::output::{self, Output};
 use super::select::Filters;
 use super::words::{self, Table};
 use crate::fault::Result;
@@ -14,15 +14,33 @@ use serde_json::{Map, Value, json};
 ///
 /// `Size` is the size of all files in the snapshot, `Added` what the backup added to the repository. Times are
 /// in the local zone.
+///
+/// A snapshot that this machine has seen in the repository, and that is not there any more though nobody has forgotten it,
+/// is told as a warning by this and every other command that looks for snapshots, and by the mount: somebody has deleted
+/// its file, or the storage shows an old state. What was seen is remembered in the cache, for each user and place of a
+/// repository; of two disks that take turns at one place, give each a cache of its own (`--cache`).
 #[derive(clap::Args)]
 pub struct Snapshots {
     #[command(flatten)]
     filters: Filters,
+    /// Take it for right that snapshots have vanished, and warn of these no more
+    #[arg(long, conflicts_with_all = ["host", "tag", "path"])]
+    accept_vanished: bool,
 }
 
 impl Snapshots {
     pub fn run(self, global: &Global) -> Result<Exit> {
         let repository = global.open_plainly()?;
+        if self.accept_vanished {
+            let accepted = repository.accept_vanished()? as u64;
+            if global.json {
+                output::line(json!({ "accepted": accepted }).to_string())?;
+            } else if !global.quiet {
+                let counted = words::counted(accepted, "vanished snapshot", "vanished snapshots");
+                output::line(format!("accepted: {counted}"))?;
+            }
+            return Ok(Exit::Done);
+        }
         let mut rows = Vec::new();
         for snapshot in self.filters.snapshots(&repository)? {
             let private = repository.private(&snapshot)?;

@@ -246,27 +246,43 @@ impl Private {
 
 /// What a note does to the snapshots that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Action {
     /// Adds tags.
-    Tag = 1,
+    Tag,
     /// Removes tags.
-    Untag = 2,
+    Untag,
     /// Protects from forgetting.
-    Hold = 3,
+    Hold,
     /// Ends that.
-    Release = 4,
+    Release,
     /// Hides; prune deletes once it is ripe.
-    Forget = 5,
+    Forget,
     /// Ends that, while the manifest is there.
-    Unforget = 6,
+    Unforget,
     /// Withdraws a manifest of the author's own session.
-    Void = 7,
+    Void,
+    /// Something of a newer version, by its number; does nothing here. A version whose notes must be heeded by all
+    /// names a feature in the config.
+    Newer(u64),
 }
 
 impl Action {
-    fn from_code(code: u64) -> Option<Self> {
-        Some(match code {
+    /// The number that the format gives it.
+    pub fn code(self) -> u64 {
+        match self {
+            Self::Tag => 1,
+            Self::Untag => 2,
+            Self::Hold => 3,
+            Self::Release => 4,
+            Self::Forget => 5,
+            Self::Unforget => 6,
+            Self::Void => 7,
+            Self::Newer(code) => code,
+        }
+    }
+    /// The action of a number.
+    pub fn from_code(code: u64) -> Self {
+        match code {
             1 => Self::Tag,
             2 => Self::Untag,
             3 => Self::Hold,
@@ -274,8 +290,8 @@ impl Action {
             5 => Self::Forget,
             6 => Self::Unforget,
             7 => Self::Void,
-            _ => return None,
-        })
+            code => Self::Newer(code),
+        }
     }
 }
 
@@ -300,7 +316,7 @@ impl Note {
     /// The encoded body.
     pub fn encode(&self) -> Vec<u8> {
         let mut m = MapWriter::new();
-        m.field(1).unsigned(self.action as u64);
+        m.field(1).unsigned(self.action.code());
         write_time(m.field(2), self.time);
         let w = m.field(3).array(self.snapshots.len());
         for id in &self.snapshots {
@@ -319,12 +335,7 @@ impl Note {
         let (mut snapshots, mut tags) = (None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
-                1 => {
-                    let code = r.unsigned()?;
-                    action = Some(
-                        Action::from_code(code).ok_or_else(|| invalid("a note does something unknown"))?,
-                    );
-                }
+                1 => action = Some(Action::from_code(r.unsigned()?)),
                 2 => time = Some(read_time(r)?),
                 3 => {
                     let mut list = Vec::new();

@@ -24,13 +24,8 @@ pub fn write<'a>(home: &'a Home, name: &str, lock: &Lock, memory: &Memory) -> Tr
         }
     }
     work.gone(memory, &added)?;
-    for (kind, key, value) in memory
-        .files
-        .iter()
-        .map(|(k, v)| (record::FILE, k.as_slice(), v))
-        .chain(memory.objects.iter().map(|(k, v)| (record::OBJECT, k.as_slice(), v)))
-    {
-        work.batch.others.insert(record::key(kind, key), Some(value.clone()));
+    for (key, value) in &memory.files {
+        work.batch.others.insert(record::key(record::FILE, key), Some(value.clone()));
     }
     let Work { mut tally, mut batch, .. } = work;
     tally.generation += 1;

@@ -111,22 +111,27 @@ pub struct Lock {
     _file: File,
 }
 
+/// Makes the cache folder when it is not there. `Denied` when it belongs to somebody else.
+pub fn claim(dir: &Path) -> Result<()> {
+    const ADVICE: &str = "choose another folder with --cache or PASTFS_CACHE";
+    let doing = || format!("opening the cache {}", dir.display());
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(doing);
+    let meta = made.and_then(|()| fs::metadata(dir).doing(doing)).map_err(|e| e.hint(ADVICE))?;
+    let (owner, me) = (meta.uid(), rustix::process::geteuid().as_raw());
+    if owner != me {
+        let text = format!("the cache {} belongs to user {owner}, and this is user {me}", dir.display());
+        return Err(Error::new(Fault::Denied, text).hint(ADVICE));
+    }
+    if meta.mode() & 0o077 != 0 {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).doing(doing)?;
+    }
+    Ok(())
+}
+
 impl Home {
     /// Makes the folder when it is not there. `Denied` when it belongs to somebody else.
     pub fn open(dir: &Path) -> Result<Self> {
-        let doing = || format!("opening the cache {}", dir.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(doing)?;
-        let meta = fs::metadata(dir).doing(doing)?;
-        if meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(Error::new(
-                Fault::Denied,
-                format!("the cache {} belongs to another user", dir.display()),
-            )
-            .hint("choose another folder with --cache"));
-        }
-        if meta.mode() & 0o077 != 0 {
-            fs::set_permissions(dir, Permissions::from_mode(0o700)).doing(doing)?;
-        }
+        claim(dir)?;
         let mut lru = LruCacheOptions::default();
         lru.set_capacity(BLOCK_CACHE);
         lru.set_num_shard_bits(CACHE_SHARD_BITS);

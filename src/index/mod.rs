@@ -37,8 +37,6 @@ use view::{Memory, Pending, State};
 pub const SEGMENTS_IN_MEMORY: usize = 8;
 /// So many chunks in sum wait in memory.
 pub const CHUNKS_IN_MEMORY: usize = 2000;
-/// So many objects wait in memory.
-pub const OBJECTS_IN_MEMORY: usize = 16;
 /// How often a cache that cannot be opened is tried again before it is made anew: a writer may be at work.
 const OPEN_TRIES: u32 = 3;
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
@@ -263,21 +261,6 @@ impl Index {
         self.read(State::packs)
     }
 
-    /// A remembered object. Not there is no failure: it can be read from the store.
-    pub fn object(&self, id: &[u8; 32]) -> Result<Option<Vec<u8>>> {
-        self.read(|s| s.object(id))
-    }
-
-    /// Remembers small immutable objects by id, so that the next listing need not read them again.
-    pub fn remember_objects(&self, objects: Vec<([u8; 32], Vec<u8>)>) -> Result<()> {
-        let _one = self.applying.lock();
-        let mut state = self.state.write();
-        state.memory.objects.extend(objects.into_iter().map(|(k, v)| (k, Arc::from(v))));
-        let small = is_small(&state.memory);
-        drop(state);
-        if small { Ok(()) } else { self.settle() }
-    }
-
     /// How much there is.
     pub fn counts(&self) -> Result<Counts> {
         let count = |s: &State| {
@@ -332,7 +315,6 @@ impl Index {
         let mut state = self.state.write();
         state.memory.gone.clear();
         state.memory.files.clear();
-        state.memory.objects.clear();
         drop(state);
         writer.settle();
         commit::purge(&self.home, &name, &lock, writer, &tally)?;
@@ -354,12 +336,7 @@ impl Index {
     fn load(&self) -> Memory {
         let state = self.state.read();
         let memory = &state.memory;
-        Memory {
-            segments: memory.segments.clone(),
-            gone: memory.gone.clone(),
-            files: memory.files.clone(),
-            objects: memory.objects.clone(),
-        }
+        Memory { segments: memory.segments.clone(), gone: memory.gone.clone(), files: memory.files.clone() }
     }
 
     /// Sees what was written, in the database that is in use now.
@@ -436,7 +413,11 @@ fn is_small(memory: &Memory) -> bool {
     memory.files.is_empty()
         && memory.segments.len() + memory.gone.len() <= SEGMENTS_IN_MEMORY
         && memory.chunks() <= CHUNKS_IN_MEMORY
-        && memory.objects.len() <= OBJECTS_IN_MEMORY
+}
+
+/// Makes the cache folder `dir` when it is not there, closed to others. `Denied` when it belongs to another user.
+pub fn claim(dir: &Path) -> Result<()> {
+    database::claim(dir)
 }
 
 /// Puts an empty database in the place of `broken`, or of none, unless somebody else did; its name.

@@ -8,8 +8,7 @@
 //! P <pack id> <digest 16>          number: the same, found by the pack
 //! s <segment id>                   what the segment holds: see SegmentRecord
 //! f <16 bytes>                     a file of an unfinished backup, opaque
-//! o <32 bytes>                     a remembered object, opaque
-//! n                                Tally
+//! //! n                                Tally
 //! ```
 //!
 //! A *number* stands for one pack **entry**, not for a pack: two authors may say different things of one
@@ -24,7 +23,6 @@ use std::sync::Arc;
 pub const CHUNK: u8 = b'c';
 pub const FILE: u8 = b'f';
 pub const TALLY: u8 = b'n';
-pub const OBJECT: u8 = b'o';
 pub const PACK: u8 = b'p';
 pub const PACK_ID: u8 = b'P';
 pub const SEGMENT: u8 = b's';

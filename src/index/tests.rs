@@ -293,23 +293,15 @@ fn a_handful_of_entries_waits_in_memory_and_counts() {
 }
 
 #[test]
-fn files_and_objects_are_remembered_until_they_are_forgotten() {
+fn files_are_remembered_until_they_are_forgotten() {
     let temp = Temp::new();
     let index = temp.open();
     let file = |n: u8| ([n; 16], vec![n; 30]);
     index.apply(vec![whole(1, 0..10)], &[], vec![file(1), file(2)]).unwrap();
-    index.remember_objects(vec![([3; 32], b"manifest".to_vec())]).unwrap();
-    assert_eq!(index.object(&[3; 32]).unwrap().unwrap(), b"manifest");
     let other = temp.open();
     assert_eq!(other.file(&[2; 16]).unwrap(), Some(vec![2; 30]));
     assert_eq!(other.file(&[3; 16]).unwrap(), None);
     assert_eq!(other.known(&chunk(3)).unwrap(), Some(pack(1)));
-    assert_eq!(other.object(&[3; 32]).unwrap(), None); // too little to be worth a write
-    for n in 0..=OBJECTS_IN_MEMORY as u8 {
-        index.remember_objects(vec![([n + 10; 32], vec![n])]).unwrap();
-    }
-    other.catch_up().unwrap();
-    assert_eq!(other.object(&[3; 32]).unwrap().unwrap(), b"manifest");
     other.forget_files().unwrap();
     other.forget_files().unwrap();
     index.catch_up().unwrap();

@@ -182,12 +182,11 @@ pub struct Memory {
     pub segments: BTreeMap<SegmentId, Arc<Pending>>,
     pub gone: BTreeSet<SegmentId>,
     pub files: BTreeMap<[u8; 16], Arc<[u8]>>,
-    pub objects: BTreeMap<[u8; 32], Arc<[u8]>>,
 }
 
 impl Memory {
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.gone.is_empty() && self.files.is_empty() && self.objects.is_empty()
+        self.segments.is_empty() && self.gone.is_empty() && self.files.is_empty()
     }
     pub fn chunks(&self) -> usize {
         self.segments.values().map(|s| s.chunks.len()).sum()
@@ -507,13 +506,6 @@ impl State {
 
     pub fn has_files(&self) -> Tried<bool> {
         self.reader.has(record::FILE)
-    }
-
-    pub fn object(&self, id: &[u8; 32]) -> Tried<Option<Vec<u8>>> {
-        if let Some(value) = self.memory.objects.get(id) {
-            return Ok(Some(value.to_vec()));
-        }
-        Ok(self.reader.get(&record::key(record::OBJECT, id))?.map(|v| v.to_vec()))
     }
 
     pub fn chunks_estimate(&self) -> Tried<u64> {

@@ -227,6 +227,14 @@ impl Keyring {
     pub fn inode_key(&self) -> [u8; 32] {
         *self.id_secret.inode_key()
     }
+    /// A key for what only this machine's cache holds.
+    pub fn cache_key(&self, context: &str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key(context, self.index_key.as_bytes()))
+    }
+    /// The public key of this slot's signer.
+    pub fn public(&self) -> [u8; 32] {
+        self.signer.public()
+    }
     /// This slot's certificate, encoded.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate

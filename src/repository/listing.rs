@@ -2,6 +2,7 @@
 
 use super::Repository;
 use super::keyring::Author;
+use super::remembered::{Item, Remembered};
 use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::{Kind, RETIREMENT_CONTEXT};
@@ -11,100 +12,113 @@ use crate::format::snapshot::{Action, Manifest, Note};
 use crate::id::{ID_LEN, NoteId, SegmentId, SnapshotId};
 use crate::index::{Applied, NewPack};
 use crate::seal::Role;
-use crate::storage::Listed;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Segments that are fetched and applied at once: at most this many are in memory.
-const SEGMENTS_AT_ONCE: usize = 32;
+/// Segments are applied once so many chunks of them are in memory, at about 100 bytes each; one segment may have more.
+/// Each time costs as much as the database has segments, so that few times are better.
+const CHUNKS_AT_ONCE: usize = 300_000;
+/// Or so many segments, however small.
+const SEGMENTS_AT_ONCE: usize = 4096;
 /// A void note counts only so many seconds after its manifest, by the store's clock.
-const VOID_SECONDS: u64 = 3600;
+pub(super) const VOID_SECONDS: u64 = 3600;
+
+/// Longest private part of a manifest in bytes that is kept in memory: paths of an ordinary backup fit; long lists of
+/// unread files are read again by who wants them.
+const PRIVATE_KEPT: usize = 1024;
 
 /// A snapshot with what notes say of it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Hash of its manifest.
     pub id: SnapshotId,
-    /// What it holds.
+    /// What it holds. The private part may be left out: ask [`Repository::private`] for it.
     pub manifest: Manifest,
     /// Tags after all notes, sorted.
     pub tags: Vec<Vec<u8>>,
     /// Protected from forgetting.
     pub held: bool,
-    author: [u8; 32],
+    pub(super) author: [u8; 32],
 }
 
-/// Objects that were opened and proven already.
+impl Snapshot {
+    /// A proven manifest, before any note.
+    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: [u8; 32]) -> Self {
+        if manifest.private.len() > PRIVATE_KEPT {
+            manifest.private = Vec::new();
+        }
+        let mut tags = manifest.tags.clone();
+        tags.sort();
+        tags.dedup();
+        Self { id, manifest, tags, held: false, author }
+    }
+}
+
+/// What is known of the objects of this place, from before and from now.
 #[derive(Default)]
 pub(super) struct Known {
-    snapshots: HashMap<SnapshotId, Arc<Snapshot>>,
-    notes: HashMap<NoteId, Arc<(Note, Author)>>,
-    /// Objects that were reported as damaged: once is enough.
-    told: HashSet<String>,
+    /// Read with the first listing.
+    pub remembered: Option<Remembered>,
+    /// Snapshots that were there once, and are not, for no known reason.
+    pub vanished: Vec<Arc<Snapshot>>,
 }
 
 /// A note that was proven.
+#[derive(Clone)]
 pub(super) struct ListedNote {
     /// Hash of the object.
     pub id: NoteId,
     /// What it says, and who says it.
     pub note: Arc<(Note, Author)>,
-    /// The store's time of it, in seconds.
-    pub stored: i64,
 }
 
 /// What was listed, in the order that the rules want.
 pub(super) struct Listing {
     /// Notes that count, oldest first.
     pub notes: Vec<ListedNote>,
-    /// All manifests that can be read, forgotten ones too, with the store's time of each.
-    pub manifests: Vec<(Arc<Snapshot>, i64)>,
+    /// All manifests that can be read, forgotten ones too.
+    pub manifests: Vec<Arc<Snapshot>>,
+    /// Those of them that their own session has withdrawn.
+    void: HashSet<SnapshotId>,
 }
 
 impl Listing {
     /// The forget notes whose manifests are still there (B1).
     pub fn forgets(&self) -> Vec<NoteId> {
-        let there: HashSet<_> = self.manifests.iter().map(|(s, _)| s.id).collect();
+        let there: HashSet<_> = self.manifests.iter().map(|s| s.id).collect();
         let counts = |n: &Note| n.action == Action::Forget && n.snapshots.iter().any(|s| there.contains(s));
         self.notes.iter().filter(|n| counts(&n.note.0)).map(|n| n.id).collect()
     }
 
     /// Snapshots that are neither forgotten nor void, oldest first, with their tags.
     pub fn live(&self) -> Vec<Arc<Snapshot>> {
-        let mut live: HashMap<SnapshotId, (Snapshot, bool, i64)> =
-            self.manifests.iter().map(|(s, t)| (s.id, ((**s).clone(), true, *t))).collect();
-        for ListedNote { note, stored, .. } in &self.notes {
+        let counting = self.manifests.iter().filter(|s| !self.void.contains(&s.id));
+        let mut live: HashMap<SnapshotId, (Arc<Snapshot>, bool)> =
+            counting.map(|s| (s.id, (s.clone(), true))).collect();
+        for ListedNote { note, .. } in &self.notes {
             let (note, author) = &**note;
-            if note.action == Action::Void {
-                live.retain(|_, (s, _, there)| {
-                    let own = note.session == Some(s.manifest.session) && author.public == s.author;
-                    !(own && stored.abs_diff(*there) <= VOID_SECONDS)
-                });
-            }
             for id in &note.snapshots {
-                let Some((s, visible, _)) = live.get_mut(id).filter(|_| author.role == Role::Full) else {
+                let Some((s, visible)) = live.get_mut(id).filter(|_| author.role == Role::Full) else {
                     continue;
                 };
                 match note.action {
-                    Action::Tag => s.tags.extend(note.tags.iter().cloned()),
-                    Action::Untag => s.tags.retain(|t| !note.tags.contains(t)),
-                    Action::Hold => s.held = true,
-                    Action::Release => s.held = false,
+                    Action::Tag => {
+                        let s = Arc::make_mut(s);
+                        s.tags.extend(note.tags.iter().cloned());
+                        s.tags.sort();
+                        s.tags.dedup();
+                    }
+                    Action::Untag => Arc::make_mut(s).tags.retain(|t| !note.tags.contains(t)),
+                    Action::Hold => Arc::make_mut(s).held = true,
+                    Action::Release => Arc::make_mut(s).held = false,
                     Action::Forget => *visible = false,
                     Action::Unforget => *visible = true,
-                    Action::Void => {}
+                    Action::Void | Action::Newer(_) => {}
                 }
             }
         }
-        let mut snapshots: Vec<Arc<Snapshot>> = live
-            .into_values()
-            .filter(|(_, visible, _)| *visible)
-            .map(|(mut s, ..)| {
-                s.tags.sort();
-                s.tags.dedup();
-                Arc::new(s)
-            })
-            .collect();
+        let mut snapshots: Vec<Arc<Snapshot>> =
+            live.into_values().filter(|(_, visible)| *visible).map(|(s, _)| s).collect();
         snapshots.sort_by_key(|s| (s.manifest.time, s.id));
         snapshots
     }
@@ -115,69 +129,154 @@ impl Repository {
     /// index up to date, so that all of them can be read.
     ///
     /// # Errors
-    /// What the store says. A manifest that is damaged is told to the observer and left out.
+    /// What the store says. A manifest that is damaged is told to the observer and left out; so are, as a warning,
+    /// snapshots that were there once and that no note explains ([`Repository::accept_vanished`]).
     pub fn snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
-        let listing = self.list()?;
-        self.sync_index()?;
-        Ok(listing.live())
+        let (listed, is_listed) = crossbeam_channel::bounded::<()>(0);
+        // Side by side, as both take long where there is much; but segments are listed after snapshots.
+        std::thread::scope(|scope| {
+            let sync = beside(scope, "sync", || {
+                let have = self.index()?.segments()?;
+                // Never sent: it ends when the other side is dropped, whatever became of it.
+                let _ = is_listed.recv();
+                self.sync_from(&have)
+            })?;
+            let live = self.list_and(|| drop(listed)).map(|listing| listing.live());
+            let synced =
+                sync.join().unwrap_or_else(|_| Err(Error::bug("bringing the index up to date panicked")));
+            live.and_then(|live| synced.map(|()| live))
+        })
     }
 
-    /// Notes, then snapshots: the order of B1; the caller lists the segments next.
+    /// Notes, then snapshots: the order of B1; the caller lists the segments next. Only what this machine has not seen
+    /// yet is read and proven.
     pub(super) fn list(&self) -> Result<Listing> {
+        self.list_and(|| ())
+    }
+
+    /// The same; calls `listed` once the store has listed both.
+    fn list_and(&self, listed: impl FnOnce()) -> Result<Listing> {
+        let mut known = self.known.lock();
+        let Known { remembered, vanished } = &mut *known;
+        let names = || -> Result<_> { Ok((self.store.names("notes/")?, self.store.names("snapshots/")?)) };
+        let (note_names, manifest_names) = if remembered.is_some() {
+            names()?
+        } else {
+            crate::index::claim(&self.cache)?;
+            std::thread::scope(|scope| {
+                let open = || Remembered::open(&self.cache, &self.keys, &self.location());
+                let opened = beside(scope, "remember", open)?;
+                let names = names();
+                *remembered = opened.join().ok();
+                names
+            })?
+        };
+        listed();
+        let remembered = remembered.as_mut().ok_or_else(|| Error::bug("reading the cache panicked"))?;
         let mut notes: Vec<ListedNote> = Vec::new();
-        for listed in self.store.list("notes/")? {
-            notes.extend(self.known_note(&listed)?);
+        let mut noted = HashSet::new();
+        for name in note_names {
+            if let Some(id) = self.id_of(&name, NoteId::from_hex)? {
+                noted.insert(id);
+                notes.extend(self.known_note(remembered, id)?.map(|note| ListedNote { id, note }));
+            }
         }
         notes.sort_by_key(|n| (n.note.0.time, n.id));
         let mut manifests = Vec::new();
-        for listed in self.store.list("snapshots/")? {
-            if let Some(snapshot) = self.known_manifest(&listed)? {
-                manifests.push((snapshot, listed.modified.seconds));
+        let mut listed = HashSet::new();
+        for name in manifest_names {
+            if let Some(id) = self.id_of(&name, SnapshotId::from_hex)? {
+                listed.insert(id);
+                manifests.extend(self.known_manifest(remembered, id)?);
             }
         }
-        Ok(Listing { notes, manifests })
+        let void = self.voids(&notes, &manifests)?;
+        *vanished = self.vanished(remembered, &noted, &listed);
+        if let Err(e) = remembered.save() {
+            // It costs the next start some time.
+            self.observer.event(Event::Detail(&e.chain()));
+        }
+        Ok(Listing { notes, manifests, void })
     }
 
-    fn known_note(&self, listed: &Listed) -> Result<Option<ListedNote>> {
-        let Some(id) = listed.name.strip_prefix("notes/").and_then(NoteId::from_hex) else {
-            return self.tell(&listed.name, Error::damaged("the name is no id")).map(|()| None);
-        };
-        if let Some(note) = self.known.lock().notes.get(&id) {
-            return Ok(Some(ListedNote { id, note: note.clone(), stored: listed.modified.seconds }));
+    /// Remembers a snapshot that this process has just written: a storage that hides it from the next listing is noticed.
+    pub(super) fn remember(&self, snapshot: Snapshot) {
+        if let Some(remembered) = &mut self.known.lock().remembered {
+            remembered.add(Item::Snapshot(Arc::new(snapshot)));
+            // As above.
+            let _ = remembered.save();
         }
+    }
+
+    /// The id in the name of an object; a name that holds none is told.
+    fn id_of<T>(&self, name: &str, from_hex: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+        let id = name.rsplit_once('/').and_then(|(_, id)| from_hex(id));
+        if id.is_none() {
+            self.tell(name, Error::damaged("the name is no id"))?;
+        }
+        Ok(id)
+    }
+
+    fn known_note(&self, remembered: &mut Remembered, id: NoteId) -> Result<Option<Arc<(Note, Author)>>> {
+        if let Some(note) = remembered.notes.get(&id) {
+            return Ok(Some(note.clone()));
+        }
+        let name = note_name(&id);
         let open = || -> Result<(Note, Author)> {
-            let (body, author) = self.object(Kind::Note, &listed.name, &id.0)?;
+            let (body, author) = self.object(Kind::Note, &name, &id.0)?;
             Ok((Note::decode(&body)?, author))
         };
         match open() {
             Ok(note) => {
                 let note = Arc::new(note);
-                self.known.lock().notes.insert(id, note.clone());
-                Ok(Some(ListedNote { id, note, stored: listed.modified.seconds }))
+                remembered.add(Item::Note(id, note.clone()));
+                Ok(Some(note))
             }
-            Err(e) => self.tell(&listed.name, e).map(|()| None),
+            Err(e) => self.tell(&name, e).map(|()| None),
         }
     }
 
-    fn known_manifest(&self, listed: &Listed) -> Result<Option<Arc<Snapshot>>> {
-        let Some(id) = listed.name.strip_prefix("snapshots/").and_then(SnapshotId::from_hex) else {
-            return self.tell(&listed.name, Error::damaged("the name is no id")).map(|()| None);
-        };
-        if let Some(snapshot) = self.known.lock().snapshots.get(&id) {
+    fn known_manifest(&self, remembered: &mut Remembered, id: SnapshotId) -> Result<Option<Arc<Snapshot>>> {
+        if let Some(snapshot) = remembered.snapshots.get(&id) {
             return Ok(Some(snapshot.clone()));
         }
-        let open = || -> Result<Snapshot> {
-            let (body, author) = self.object(Kind::Manifest, &listed.name, &id.0)?;
-            let manifest = Manifest::decode(&body)?;
-            Ok(Snapshot { id, tags: manifest.tags.clone(), manifest, held: false, author: author.public })
-        };
-        match open() {
-            Ok(snapshot) => {
-                let snapshot = Arc::new(snapshot);
-                self.known.lock().snapshots.insert(id, snapshot.clone());
+        match self.manifest(&id) {
+            Ok((manifest, author)) => {
+                let snapshot = Arc::new(Snapshot::new(id, manifest, author.public));
+                remembered.add(Item::Snapshot(snapshot.clone()));
                 Ok(Some(snapshot))
             }
-            Err(e) => self.tell(&listed.name, e).map(|()| None),
+            Err(e) => self.tell(&manifest_name(&id), e).map(|()| None),
+        }
+    }
+
+    /// A manifest, read and proven.
+    pub(super) fn manifest(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
+        let (body, author) = self.object(Kind::Manifest, &manifest_name(id), &id.0)?;
+        Ok((Manifest::decode(&body)?, author))
+    }
+
+    /// The manifests that a void note of their own session withdraws, by the times at which the store took both.
+    fn voids(&self, notes: &[ListedNote], manifests: &[Arc<Snapshot>]) -> Result<HashSet<SnapshotId>> {
+        let mut void = HashSet::new();
+        for ListedNote { id, note } in notes.iter().filter(|n| n.note.0.action == Action::Void) {
+            for s in manifests.iter().filter(|s| withdraws(note, s)) {
+                let (note, manifest) = (self.stored(&note_name(id))?, self.stored(&manifest_name(&s.id))?);
+                let age = note.zip(manifest).map(|(n, m)| n.abs_diff(m));
+                if age.is_some_and(|seconds| seconds <= VOID_SECONDS) {
+                    void.insert(s.id);
+                }
+            }
+        }
+        Ok(void)
+    }
+
+    /// The store's time of an object in seconds; `None` once it is gone.
+    pub(super) fn stored(&self, name: &str) -> Result<Option<i64>> {
+        match self.store.modified(name) {
+            Ok(time) => Ok(Some(time.seconds)),
+            Err(e) if e.fault() == Fault::Missing => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
@@ -185,7 +284,7 @@ impl Repository {
     fn tell(&self, name: &str, e: Error) -> Result<()> {
         match e.fault() {
             Fault::Damaged => {
-                if self.known.lock().told.insert(name.to_owned()) {
+                if self.told.lock().insert(name.to_owned()) {
                     self.observer.event(Event::Warning(&format!(
                         "{name} in {} is damaged and left out: {}",
                         self.location(),
@@ -199,46 +298,45 @@ impl Repository {
         }
     }
 
-    /// An object named by its hash: from the cache or the store, checked against its name, opened.
+    /// An object named by its hash, checked against its name and opened.
     fn object(&self, kind: Kind, name: &str, id: &[u8; ID_LEN]) -> Result<(Vec<u8>, Author)> {
-        let index = self.index()?;
-        let cached = index.object(id)?.filter(|bytes| blake3::hash(bytes).as_bytes() == id);
-        let bytes = match cached {
-            Some(bytes) => bytes,
-            None => {
-                let bytes = self.store.get(name, kind.limit())?;
-                if blake3::hash(&bytes).as_bytes() != id {
-                    return Err(Error::damaged("it is not what its name says"));
-                }
-                bytes
-            }
-        };
+        let bytes = self.store.get(name, kind.limit())?;
+        if blake3::hash(&bytes).as_bytes() != id {
+            return Err(Error::damaged("it is not what its name says"));
+        }
         self.keys.open_object(kind, &bytes)
     }
 
     /// Brings the index to exactly the segments that the store lists now.
     pub(super) fn sync_index(&self) -> Result<()> {
+        self.sync_from(&self.index()?.segments()?)
+    }
+
+    /// The same; `have` was asked for before the list: a segment that another thread publishes meanwhile must not look
+    /// gone.
+    fn sync_from(&self, have: &BTreeSet<SegmentId>) -> Result<()> {
         let index = self.index()?;
-        // Before the list: a segment that another thread publishes meanwhile must not look gone.
-        let have = index.segments()?;
         let mut listed = BTreeSet::new();
-        for l in self.store.list("index/")? {
-            match l.name.strip_prefix("index/").and_then(SegmentId::from_hex) {
-                Some(id) => drop(listed.insert(id)),
-                None => self.tell(&l.name, Error::damaged("the name is no id"))?,
+        for name in self.store.names("index/")? {
+            listed.extend(self.id_of(&name, SegmentId::from_hex)?);
+        }
+        let new: Vec<SegmentId> = listed.difference(have).copied().collect();
+        let (mut group, mut chunks) = (Vec::new(), 0);
+        for id in &new {
+            match self.load_segment(id) {
+                Ok(segment) => {
+                    chunks += segment.packs.iter().map(|p| p.entry.ids.len()).sum::<usize>();
+                    group.push(segment);
+                }
+                Err(e) => self.tell(&segment_name(id), e)?,
+            }
+            if chunks >= CHUNKS_AT_ONCE || group.len() >= SEGMENTS_AT_ONCE {
+                index.apply(std::mem::take(&mut group), &[], Vec::new())?;
+                chunks = 0;
             }
         }
-        let new: Vec<SegmentId> = listed.difference(&have).copied().collect();
-        for group in new.chunks(SEGMENTS_AT_ONCE) {
-            let mut applied = Vec::new();
-            for id in group {
-                let name = segment_name(id);
-                match self.load_segment(id) {
-                    Ok(a) => applied.push(a),
-                    Err(e) => self.tell(&name, e)?,
-                }
-            }
-            index.apply(applied, &[], Vec::new())?;
+        if !group.is_empty() {
+            index.apply(group, &[], Vec::new())?;
         }
         // Last: what a merge moved keeps its place, and no retirement stops counting in between.
         let gone: Vec<SegmentId> = have.difference(&listed).copied().collect();
@@ -306,6 +404,30 @@ impl Repository {
             Err(e) => Err(e).doing(|| format!("looking for {name}")),
         }
     }
+}
+
+/// Starts a thread within a scope.
+fn beside<'s, T: Send + 's>(
+    scope: &'s std::thread::Scope<'s, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 's,
+) -> Result<std::thread::ScopedJoinHandle<'s, T>> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn_scoped(scope, work);
+    thread.doing(|| format!("starting the thread {name:?}"))
+}
+
+/// Whether a note takes back this manifest, if its time is right: it is of the same session and author.
+pub(super) fn withdraws(note: &(Note, Author), s: &Snapshot) -> bool {
+    let (note, author) = note;
+    note.action == Action::Void && note.session == Some(s.manifest.session) && author.public == s.author
+}
+
+pub(super) fn note_name(id: &NoteId) -> String {
+    format!("notes/{id}")
+}
+
+pub(super) fn manifest_name(id: &SnapshotId) -> String {
+    format!("snapshots/{id}")
 }
 
 pub(super) fn segment_name(id: &SegmentId) -> String {

@@ -6,8 +6,10 @@ mod keyring;
 mod lease;
 mod listing;
 mod reader;
+mod remembered;
 #[cfg(test)]
 mod tests;
+mod vanished;
 mod writer;
 
 pub use keyring::{Author, Credential};
@@ -29,6 +31,7 @@ use crate::seal::{Cipher, Role};
 use crate::storage::Store;
 use keyring::Keyring;
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -79,6 +82,8 @@ pub struct Repository {
     index: OnceLock<Arc<Index>>,
     opening: Mutex<()>,
     known: Mutex<listing::Known>,
+    /// What was reported already: once is enough.
+    told: Mutex<HashSet<String>>,
 }
 
 impl Repository {
@@ -165,6 +170,7 @@ impl Repository {
             index: OnceLock::new(),
             opening: Mutex::new(()),
             known: Mutex::default(),
+            told: Mutex::default(),
         }))
     }
 
@@ -218,10 +224,19 @@ impl Repository {
     }
 
     /// The part of a manifest that names paths.
+    ///
+    /// # Errors
+    /// `Denied` with a writer key; what the store says where a long one has to be read.
     pub fn private(&self, snapshot: &Snapshot) -> Result<Private> {
         let m = &snapshot.manifest;
         let doing = || format!("reading the paths of snapshot {}", snapshot.id.short());
-        let plain = self.keys.open_private(&m.session.0, &m.private).doing(doing)?;
+        // Sealed ones are never empty: it was too long to be kept.
+        let read = match m.private.is_empty() {
+            true => Some(self.manifest(&snapshot.id).doing(doing)?.0.private),
+            false => None,
+        };
+        let sealed = read.as_ref().unwrap_or(&m.private);
+        let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
         Private::decode(&plain).doing(doing)
     }
 

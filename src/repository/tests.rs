@@ -1,6 +1,9 @@
 //! The rules of writing (B1 to B8) and crashes, over a store that the test drives.
 
+mod seen;
+
 use super::*;
+use crate::clock::Time;
 use crate::event::{Silent, Stop};
 use crate::format::pack::Space;
 use crate::format::snapshot::{Private, Totals};
@@ -18,6 +21,7 @@ use zeroize::Zeroizing;
 type Hook = Box<dyn Fn(&Memory, &str, &str) -> Result<()> + Send + Sync>;
 
 struct Driven {
+    place: &'static str,
     memory: Memory,
     hook: Mutex<Option<Hook>>,
     calls: AtomicUsize,
@@ -25,7 +29,15 @@ struct Driven {
 
 impl Driven {
     fn new() -> Arc<Self> {
-        Arc::new(Self { memory: Memory::default(), hook: Mutex::new(None), calls: AtomicUsize::new(0) })
+        Self::at("a test")
+    }
+    fn at(place: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            place,
+            memory: Memory::default(),
+            hook: Mutex::new(None),
+            calls: AtomicUsize::new(0),
+        })
     }
     fn hook(&self, hook: Option<Hook>) {
         *self.hook.lock() = hook;
@@ -41,7 +53,7 @@ impl Driven {
 
 impl Store for Driven {
     fn location(&self) -> String {
-        "a test".into()
+        self.place.into()
     }
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.before("put", name)?;
@@ -63,6 +75,14 @@ impl Store for Driven {
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         self.before("list", prefix)?;
         self.memory.list(prefix)
+    }
+    fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        self.before("names", prefix)?;
+        self.memory.names(prefix)
+    }
+    fn modified(&self, name: &str) -> Result<Time> {
+        self.before("modified", name)?;
+        self.memory.modified(name)
     }
     fn delete(&self, name: &str) -> Result<()> {
         self.before("delete", name)?;
@@ -292,7 +312,8 @@ fn a_crash_at_any_call_of_the_store_loses_at_most_the_running_backup() {
         let outcome = backup(&r, 2, HashSet::new());
         store.hook(None);
         drop(r);
-        let r = open(&store, &Caches::new()).unwrap();
+        let fresh = Caches::new();
+        let r = open(&store, &fresh).unwrap();
         let whole = all_whole(&r);
         assert!(whole >= 1, "call {n}");
         assert!(whole == 2 || !matches!(outcome, Ok(Commit::Done(..))), "call {n}: committed and not there");

@@ -389,6 +389,7 @@ impl Writer {
             return Err(e.while_("writing the snapshot"));
         }
         lease.end();
+        repository.remember(Snapshot::new(id, manifest, repository.keys.public()));
         // From here on the parent's trees tell what is unchanged.
         repository.index()?.forget_files()?;
         Ok(Commit::Done(id, totals))
@@ -450,11 +451,10 @@ fn missing_packs(repository: &Repository, relied: &[PackId]) -> Result<HashSet<P
     Ok(gone)
 }
 
-/// B8: takes a manifest back; where deleting is forbidden, by a void note.
+/// B8: takes a manifest back. The void note counts where deleting is forbidden; where it is not, it tells those who
+/// have seen the manifest why it is gone.
 fn withdraw(repository: &Repository, name: &str, session: SessionId) -> Result<()> {
-    if repository.store.delete(name).is_ok() {
-        return Ok(());
-    }
+    let deleted = repository.store.delete(name);
     let note = Note {
         action: Action::Void,
         time: clock::now(),
@@ -465,7 +465,11 @@ fn withdraw(repository: &Repository, name: &str, session: SessionId) -> Result<(
     };
     let object = repository.keys.seal_object(Object::Note, note.encode())?;
     let id = crate::id::NoteId::of_object(&object);
-    repository.store.put(&format!("notes/{id}"), &object).doing(|| {
+    let noted = repository.store.put(&format!("notes/{id}"), &object);
+    if deleted.is_ok() {
+        return Ok(());
+    }
+    noted.doing(|| {
         format!("withdrawing {name}, which may rely on what prune deletes: check the repository before trusting it")
     })
 }

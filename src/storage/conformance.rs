@@ -1,5 +1,8 @@
 //! The contract of [`Store`] as a test: for tests of stores, here and elsewhere.
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 use super::{Listed, MAX_NAME_LEN, MAX_SEGMENTS, Store};
 use crate::fault::{Error, Fault};
 use std::collections::BTreeSet;
@@ -91,6 +94,16 @@ fn refused<T>(result: crate::fault::Result<T>, fault: Fault, what: &str) -> Chec
 
 fn names(list: Vec<Listed>) -> BTreeSet<String> {
     list.into_iter().map(|listed| listed.name).collect()
+}
+
+/// The names alone are those of the list.
+fn names_agree(store: &dyn Store, prefix: &str) -> Checked {
+    let (mut alone, list) = (store.names(prefix)?, store.list(prefix)?);
+    alone.sort();
+    let mut named: Vec<String> = list.into_iter().map(|listed| listed.name).collect();
+    named.sort();
+    ensure!(alone == named, "the names of {prefix:?} are {alone:?}, and its list has {named:?}");
+    Ok(())
 }
 
 /// The names of a list, which must hold each once.
@@ -219,6 +232,8 @@ fn delete_deletes(store: &dyn Store) -> Checked {
     refused(store.get("leases/a-1", 10), Fault::Missing, "get")?;
     refused(store.range("leases/a-1", 0, 1), Fault::Missing, "range")?;
     refused(store.size("leases/a-1"), Fault::Missing, "size")?;
+    refused(store.modified("leases/a-1"), Fault::Missing, "modified")?;
+    names_agree(store, "leases/")?;
     ensure!(names(store.list("leases/")?) == set(&["leases/a-2"]), "the list is not what is left");
     store.put("leases/a-1", b"again")?;
     ensure!(store.get("leases/a-1", 10)? == b"again", "the new object has the old bytes");
@@ -247,9 +262,11 @@ fn bad_names_are_misuse(store: &dyn Store) -> Checked {
         refused(store.get(bad, 10), Fault::Misuse, &what)?;
         refused(store.range(bad, 0, 1), Fault::Misuse, &what)?;
         refused(store.size(bad), Fault::Misuse, &what)?;
+        refused(store.modified(bad), Fault::Misuse, &what)?;
         refused(store.delete(bad), Fault::Misuse, &what)?;
         if !bad.is_empty() && bad != "x/" {
             refused(store.list(bad), Fault::Misuse, &what)?;
+            refused(store.names(bad), Fault::Misuse, &what)?;
         }
     }
     refused(store.list("packs"), Fault::Misuse, "a prefix without its slash")?;
@@ -294,6 +311,7 @@ fn lists_hold_their_folder(store: &dyn Store) -> Checked {
 fn empty_lists(store: &dyn Store) -> Checked {
     for prefix in ["", "packs/", "packs/00/"] {
         ensure!(store.list(prefix)?.is_empty(), "{prefix:?} of a new store holds something");
+        names_agree(store, prefix)?;
     }
     store.put("packs/00/a", b"x")?;
     store.delete("packs/00/a")?;
@@ -311,6 +329,10 @@ fn dates_follow_puts(store: &dyn Store) -> Checked {
     list.sort_by(|a, b| a.name.cmp(&b.name));
     let is_dated = list.iter().all(|l| l.modified.seconds > 0 && l.modified.nanos < 1_000_000_000);
     ensure!(is_dated && list.is_sorted_by_key(|l| l.modified), "the list is {list:?}");
+    for l in &list {
+        let modified = store.modified(&l.name)?;
+        ensure!(modified == l.modified, "{} is of {modified:?}, and the list says {l:?}", l.name);
+    }
     Ok(())
 }
 
@@ -322,7 +344,8 @@ fn many_are_listed(store: &dyn Store) -> Checked {
     })?;
     let list = distinct(store.list("packs/")?)?;
     ensure!(list == (0..MANY).map(name).collect(), "it holds {}", list.len());
-    Ok(())
+    names_agree(store, "packs/")?;
+    names_agree(store, "")
 }
 
 fn racing_same_puts(store: &dyn Store) -> Checked {
@@ -434,82 +457,6 @@ fn lists_during_writes(store: &dyn Store) -> Checked {
     })
 }
 
-/// The smallest store that keeps the contract, and the measure of the others.
-#[cfg(test)]
-pub(crate) mod memory {
-    use crate::clock::{self, Time};
-    use crate::fault::{Error, Fault, Result};
-    use crate::storage::{Listed, Store, check_name, check_prefix};
-    use parking_lot::Mutex;
-    use std::collections::BTreeMap;
-
-    /// A store in memory, for tests.
-    #[derive(Debug, Default)]
-    pub(crate) struct Memory(pub(crate) Mutex<BTreeMap<String, (Vec<u8>, Time)>>);
-
-    impl Memory {
-        fn with<T>(&self, name: &str, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
-            check_name(name)?;
-            match self.0.lock().get(name) {
-                Some((bytes, _)) => read(bytes),
-                None => Err(Error::new(Fault::Missing, format!("reading {name} from memory"))),
-            }
-        }
-    }
-
-    impl Store for Memory {
-        fn location(&self) -> String {
-            "memory".to_owned()
-        }
-        fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-            check_name(name)?;
-            let mut objects = self.0.lock();
-            let (found, _) = objects.entry(name.to_owned()).or_insert_with(|| (bytes.to_vec(), clock::now()));
-            match found == bytes {
-                true => Ok(()),
-                false => Err(Error::damaged(format!("writing {name} to memory: another object is there"))),
-            }
-        }
-        fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
-            self.with(name, |bytes| match bytes.len() as u64 <= limit {
-                true => Ok(bytes.to_vec()),
-                false => Err(Error::damaged(format!("{name} is longer than {limit}"))),
-            })
-        }
-        fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
-            self.with(name, |bytes| {
-                let part = usize::try_from(offset)
-                    .ok()
-                    .and_then(|start| bytes.get(start..start.checked_add(length)?));
-                part.map(<[u8]>::to_vec).ok_or_else(|| Error::damaged(format!("{name} is truncated")))
-            })
-        }
-        fn size(&self, name: &str) -> Result<u64> {
-            self.with(name, |bytes| Ok(bytes.len() as u64))
-        }
-        fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
-            check_prefix(prefix)?;
-            let objects = self.0.lock();
-            let below = objects.iter().filter(|(name, _)| name.starts_with(prefix));
-            Ok(below
-                .map(|(name, (bytes, modified))| Listed {
-                    name: name.clone(),
-                    size: bytes.len() as u64,
-                    modified: *modified,
-                })
-                .collect())
-        }
-        fn delete(&self, name: &str) -> Result<()> {
-            check_name(name)?;
-            self.0.lock().remove(name);
-            Ok(())
-        }
-        fn may_be_stale(&self) -> bool {
-            false
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::memory::Memory;
@@ -559,6 +506,16 @@ mod tests {
             }
             Ok(list)
         }
+        fn modified(&self, name: &str) -> Result<crate::clock::Time> {
+            self.0.modified(name)
+        }
+        fn names(&self, prefix: &str) -> Result<Vec<String>> {
+            let mut names = self.0.names(prefix)?;
+            if self.1 == "forgets a name" {
+                names.pop();
+            }
+            Ok(names)
+        }
         fn delete(&self, name: &str) -> Result<()> {
             if self.1 == "misses deletes" { Ok(()) } else { self.0.delete(name) }
         }
@@ -584,6 +541,7 @@ mod tests {
             "ignores limits",
             "reads short",
             "lists one page",
+            "forgets a name",
             "misses deletes",
             "shows halves",
         ] {

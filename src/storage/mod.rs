@@ -77,6 +77,15 @@ pub trait Store: Send + Sync {
     /// none. Temporary files never appear.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
 
+    /// The names alone of what [`Store::list`] gives, by the same promises: where sizes and dates are not
+    /// needed, a folder is listed without a look at each file.
+    fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        Ok(self.list(prefix)?.into_iter().map(|listed| listed.name).collect())
+    }
+
+    /// When an object was written, as a list shows it; `Missing` if there is none.
+    fn modified(&self, name: &str) -> Result<Time>;
+
     /// Deletes an object; durable when this returns. One that is not there is `Ok`.
     fn delete(&self, name: &str) -> Result<()>;
 
@@ -89,10 +98,11 @@ pub trait Store: Send + Sync {
 /// joined by `/`, none empty, none beginning with a dot (`.` and `..`, and what file systems hide there:
 /// `.nfs…`, `.snapshot`), the first not `tmp`. Else `Misuse`.
 pub fn check_name(name: &str) -> Result<()> {
+    let mut segments = name.split('/');
     let well_formed = name.len() <= MAX_NAME_LEN
-        && name.split('/').count() <= MAX_SEGMENTS
-        && name.split('/').all(is_segment)
-        && name.split('/').next() != Some(TEMPORARY);
+        && segments.next().is_some_and(|first| is_segment(first) && first != TEMPORARY)
+        && segments.by_ref().take(MAX_SEGMENTS - 1).all(is_segment)
+        && segments.next().is_none();
     match well_formed {
         true => Ok(()),
         false => Err(Error::misuse(format!("{:?} cannot be the name of an object", excerpt(name)))),

@@ -1,0 +1,170 @@
+//! What it costs to begin, by the size of the repository: `cargo bench --bench scale [-- SNAPSHOTSxCHUNKS...]`.
+//!
+//! Makes repositories, and measures from `pastfs mount` until the root of the newest snapshot is listed: the first time
+//! of all (no cache), then with the cache: cold (nothing of it, of the repository or of the program in memory; root
+//! alone can arrange that) and warm, medians of three.
+
+#[path = "../tests/suite/generated.rs"]
+#[allow(dead_code)] // the tests use more of it
+mod generated;
+
+use generated::Author;
+use pastfs::id::ChunkId;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SIZES: [(usize, u64); 6] = [
+    (1, 10_000),
+    (1000, 10_000),
+    (10_000, 10_000),
+    (1, 10_000_000),
+    (1000, 10_000_000),
+    (10_000, 10_000_000),
+];
+/// Different trees; all snapshots are of one of them.
+const TREES: usize = 4;
+
+struct Place(PathBuf);
+
+impl Place {
+    fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Vec<u8> {
+        let out = Command::new(env!("CARGO_BIN_EXE_pastfs"))
+            .args(args)
+            .env("PASTFS_REPOSITORY", self.0.join("repository"))
+            .env("PASTFS_KEY_FILE", self.0.join("key"))
+            .env("PASTFS_CACHE", self.0.join("cache"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("pastfs starts");
+        assert!(out.status.success(), "pastfs failed");
+        out.stdout
+    }
+
+    /// Makes a repository; its trees are real, and so is everything that a mount reads at its start.
+    fn fill(&self, snapshots: usize, chunks: u64) {
+        let source = self.0.join("source");
+        fs::create_dir_all(&source).expect("a folder");
+        self.run(["init", "-q"]);
+        for n in 0..TREES.min(snapshots) {
+            fs::write(source.join("file"), format!("{n}")).expect("a file");
+            self.run([OsStr::new("backup"), "-q".as_ref(), source.as_os_str()]);
+        }
+        let list: Vec<serde_json::Value> =
+            serde_json::from_slice(&self.run(["snapshots", "--json"])).expect("JSON");
+        let made = list.len();
+        let roots: Vec<ChunkId> = self.roots();
+        let author = Author::of(&self.0.join("repository"), &self.0.join("key"));
+        author.snapshots(&roots, 0, snapshots - made);
+        // Every backup has published a segment of its own; a big one several.
+        author.chunks(
+            chunks,
+            (snapshots as u64)
+                .max(chunks / (8 * generated::PACK_CHUNKS))
+                .min(chunks / generated::PACK_CHUNKS)
+                .max(1),
+        );
+        fs::remove_dir_all(self.0.join("cache")).expect("the cache goes");
+    }
+
+    fn roots(&self) -> Vec<ChunkId> {
+        use pastfs::repository::{Credential, OpenOptions, Repository};
+        use pastfs::storage::Local;
+        let store = std::sync::Arc::new(Local::open(&self.0.join("repository")).expect("a store"));
+        let key = fs::read(self.0.join("key")).expect("a key").try_into().expect("32 bytes");
+        let options =
+            OpenOptions { cache: self.0.join("cache"), observer: std::sync::Arc::new(pastfs::event::Silent) };
+        let repository = Repository::open(store, &Credential::KeyFile(zeroize::Zeroizing::new(key)), options);
+        let snapshots = repository.and_then(|r| r.snapshots()).expect("snapshots");
+        snapshots.iter().map(|s| s.manifest.root).collect()
+    }
+
+    /// From the command until the listing, and the most memory that the mount took, in KiB.
+    fn start(&self) -> (Duration, u64) {
+        let mnt = self.0.join("mnt");
+        fs::create_dir_all(&mnt).expect("a folder");
+        let began = Instant::now();
+        self.run([OsStr::new("mount"), mnt.as_os_str()]);
+        let listed = fs::read_dir(mnt.join("latest")).expect("the snapshot").count();
+        let took = began.elapsed();
+        assert_eq!(listed, 1);
+        let hwm = memory_of(&mnt);
+        self.run([OsStr::new("umount"), mnt.as_os_str()]);
+        // The daemon leaves its cache.
+        std::thread::sleep(Duration::from_millis(300));
+        (took, hwm)
+    }
+}
+
+/// VmHWM of the process that serves `mnt`.
+fn memory_of(mnt: &Path) -> u64 {
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let ours = line.split(|b| *b == 0).any(|a| a == mnt.as_os_str().as_encoded_bytes());
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let value = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        if let Some(kib) = value.filter(|_| ours) {
+            return kib.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+        }
+    }
+    0
+}
+
+fn drop_caches() -> bool {
+    let _ = Command::new("sync").status();
+    fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+}
+
+fn median(mut runs: Vec<(Duration, u64)>) -> (Duration, u64) {
+    runs.sort();
+    runs[runs.len() / 2]
+}
+
+fn main() {
+    let mut sizes: Vec<(usize, u64)> = std::env::args()
+        .filter_map(|a| {
+            let (s, c) = a.split_once('x')?;
+            Some((s.parse().ok()?, c.parse().ok()?))
+        })
+        .collect();
+    if sizes.is_empty() {
+        sizes = SIZES.to_vec();
+    }
+    println!("from `pastfs mount` until the root of the newest snapshot is listed; most memory of the mount");
+    println!("{:>9} {:>11} {:>10} {:>16} {:>16}", "snapshots", "chunks", "no cache", "cold", "warm");
+    for (snapshots, chunks) in sizes {
+        let base = std::env::var_os("PASTFS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let place = Place(base.join(format!("pastfs-scale-{snapshots}x{chunks}")));
+        if !place.0.join("made").exists() {
+            let _ = fs::remove_dir_all(&place.0);
+            fs::create_dir_all(&place.0).expect("a folder");
+            place.fill(snapshots, chunks);
+            fs::write(place.0.join("made"), "").expect("a file");
+        }
+        let _ = fs::remove_dir_all(place.0.join("cache"));
+        let show = |(took, kib): (Duration, u64)| format!("{:.3} s {:>3} MiB", took.as_secs_f64(), kib >> 10);
+        let first = place.start();
+        // What the first start left to be settled is no part of the next.
+        place.start();
+        let is_root = drop_caches();
+        let cold = match is_root {
+            true => show(median(
+                (0..3)
+                    .map(|_| {
+                        drop_caches();
+                        place.start()
+                    })
+                    .collect(),
+            )),
+            false => "(needs root)".into(),
+        };
+        let warm = show(median((0..3).map(|_| place.start()).collect()));
+        println!("{snapshots:>9} {chunks:>11} {:>8.2} s {cold:>16} {warm:>16}", first.0.as_secs_f64());
+        if std::env::var_os("PASTFS_BENCH_KEEP").is_none() {
+            fs::remove_dir_all(&place.0).expect("what was made goes");
+        }
+    }
+}
