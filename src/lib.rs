@@ -9,6 +9,7 @@ pub mod event;
 pub mod fault;
 pub mod format;
 pub mod id;
+pub mod moment;
 
 // 1: hands: each does one thing to bytes
 pub mod chunk;

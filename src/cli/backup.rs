@@ -5,12 +5,13 @@ use super::ending::Exit;
 use super::output::Output;
 use super::progress::Progress;
 use super::snapshots::totals;
-use super::{select, words};
+use super::words;
 use crate::backup::{self, From, Options, Report};
 use crate::clock::Time;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::snapshot::{PATH_MAX, TEXT_MAX};
 use crate::format::tree::NAME_MAX;
+use crate::moment;
 use crate::seal::Compression;
 use crate::source::{self, Exclude};
 use serde_json::json;
@@ -69,7 +70,7 @@ pub struct Backup {
     #[arg(long, value_name = "HOST")]
     host: Option<OsString>,
     /// Time of the snapshot, such as '2026-11-19 14:00' [default: now]
-    #[arg(long, value_name = "TIME", value_parser = select::parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse_time)]
     time: Option<Time>,
     /// Compress new data by zstd at this level, 1 to 22, or not at all: none. Where others can write into what is
     /// saved (mail, uploads), sizes of compressed data may tell of secrets beside it [default: 3]
