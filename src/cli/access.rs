@@ -60,7 +60,7 @@ pub struct Global {
 }
 
 /// A password.
-type Secret = Zeroizing<Vec<u8>>;
+pub type Secret = Zeroizing<Vec<u8>>;
 
 /// Takes PASTFS_PASSWORD out of the environment, so that no program that we start inherits it. To be called
 /// while the process has one thread.
