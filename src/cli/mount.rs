@@ -69,7 +69,7 @@ impl Mount {
         };
         let log = Log::new(Progress::warnings(global), self.log_file.as_deref(), global.verbose > 0)?;
         let log = Arc::new(log);
-        let store = global.store()?;
+        let store = global.followed_store()?;
         let credential = global.credential(Ask::Once)?;
         let ready = match self.foreground {
             true => None,

@@ -94,7 +94,13 @@ pub fn mount(
 ) -> Result<()> {
     let listed = {
         let repository = repository.clone();
-        move || Ok(repository.snapshots()?.iter().map(|s| shown(s)).collect())
+        move || {
+            let snapshots = match repository.snapshots() {
+                Err(_) if repository.find_again() => repository.snapshots()?,
+                listed => listed?,
+            };
+            Ok(snapshots.iter().map(|s| shown(s)).collect())
+        }
     };
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let host = rustix::system::uname().nodename().to_bytes().to_vec();

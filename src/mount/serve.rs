@@ -227,16 +227,24 @@ fn look_for_snapshots(
     tell: &Sender<Notice>,
     stopped: &Receiver<()>,
 ) {
+    let mut away = false;
     while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
         match list() {
             Ok(shown) => {
+                if std::mem::take(&mut away) {
+                    view.over("the repository can be read again");
+                }
                 let changes = view.refresh(shown);
                 if !changes.names.is_empty() && tell.send(Notice::Changed(changes)).is_err() {
                     return;
                 }
             }
-            // What was listed before stays; it is tried again.
-            Err(e) => view.warn(format!("looking for new snapshots: {}", e.chain())),
+            // What was listed before stays, and so does the mount: whoever mirrors it must not see it empty.
+            Err(e) if !away => {
+                away = true;
+                view.warn(format!("looking for new snapshots: {}", e.chain()));
+            }
+            Err(_) => {}
         }
     }
 }

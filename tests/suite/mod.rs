@@ -1,9 +1,11 @@
 //! All integration tests. Most of them run the real program against real files, mounts and disks.
 
+mod away;
 mod damage;
 mod errors;
 mod fidelity;
 mod format;
+mod fstab;
 mod house;
 mod incremental;
 mod interrupted;

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-fn pid_of_daemon(mnt: &Path) -> i32 {
+pub fn pid_of_daemon(mnt: &Path) -> i32 {
     let name = mnt.as_os_str().to_string_lossy().into_owned();
     for entry in fs::read_dir("/proc").unwrap() {
         let path = entry.unwrap().path();
@@ -23,7 +23,7 @@ fn pid_of_daemon(mnt: &Path) -> i32 {
     panic!("no daemon of {name}");
 }
 
-fn kill(pid: i32, signal: i32) {
+pub fn kill(pid: i32, signal: i32) {
     // SAFETY: a number that was just found in /proc as our own mount's.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
