@@ -20,7 +20,8 @@ const REFRESH_MAX: i64 = 86_400;
 /// Each snapshot is a folder named by its time in UTC, such as 2026-11-20T02-00-05Z, and `latest` is the newest one;
 /// in them lie absolute paths. New snapshots appear while it is mounted. The command returns once the mount is
 /// ready; `pastfs umount DIR` ends it. The mount is read-only, and what cannot be verified is an error, never wrong
-/// bytes.
+/// bytes. While the repository is away the mount stays, what cannot be read is an error, and the log tells of it.
+/// fstab, systemd, Samba and the way out after a crash are described in pastfs(7).
 #[derive(clap::Args)]
 pub struct Mount {
     /// An empty folder

@@ -138,3 +138,23 @@ fn a_users_mount_names_its_source_also_with_commas() {
     let source = Path::new("a,b\\x5cc\\x20d/r");
     assert!(text.trim_end().ends_with(source.to_str().unwrap()), "{text}");
 }
+
+#[test]
+fn the_lines_of_fstab_in_the_manual_are_understood() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/pastfs.7")).unwrap();
+    let scene = Scene::bare("manual");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pastfs"), scene.path("mount.fuse.pastfs")).unwrap();
+    let mut lines = 0;
+    for line in page
+        .lines()
+        .map(|l| l.replace("\\-", "-"))
+        .filter(|l| l.starts_with('/') && l.contains(" fuse.pastfs "))
+    {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [repository, dir, kind, options, "0", "0"] = fields[..] else { panic!("{line}") };
+        // All is done but the mounting: what is not understood is an error.
+        scene.shell(&format!("./mount.fuse.pastfs {repository} {dir} -f -t {kind} -o '{options}'")).ok();
+        lines += 1;
+    }
+    assert_eq!(lines, 3);
+}

@@ -13,6 +13,7 @@ mod manual;
 mod mounting;
 mod oddities;
 mod restoring;
+mod samba;
 mod scene;
 mod selection;
 mod together;
