@@ -37,7 +37,7 @@ pub struct Snapshot {
 /// Objects that were opened and proven already.
 #[derive(Default)]
 pub(super) struct Known {
-    snapshots: HashMap<SnapshotId, Arc<Snapshot>>,
+    pub snapshots: HashMap<SnapshotId, Arc<Snapshot>>,
     notes: HashMap<NoteId, Arc<(Note, Author)>>,
     /// Objects that were reported as damaged: once is enough.
     told: HashSet<String>,
@@ -121,39 +121,6 @@ impl Repository {
         self.not_emptied(&listing)?;
         self.sync_index()?;
         Ok(listing.live())
-    }
-
-    /// A store that is being deleted, or moved away under us, must not look like one whose snapshots were all
-    /// forgotten: who mirrors a mount would delete the mirror.
-    fn not_emptied(&self, listing: &Listing) -> Result<()> {
-        if !listing.manifests.is_empty() {
-            return Ok(());
-        }
-        let known = self.known.lock();
-        let accounted = |s: &Snapshot| {
-            listing.notes.iter().map(|n| &n.note.0).any(|n| match n.action {
-                Action::Forget => n.snapshots.contains(&s.id),
-                Action::Void => n.session == Some(s.manifest.session),
-                _ => false,
-            })
-        };
-        match known.snapshots.values().filter(|s| !accounted(s)).count() {
-            0 => Ok(()),
-            n => Err(self.emptied(format!(
-                "{n} snapshots are gone from it, and no note says that they were forgotten"
-            ))),
-        }
-    }
-
-    fn emptied(&self, why: String) -> Error {
-        Error::new(Fault::NoRepository, why).while_(format!("{} was emptied or moved away", self.location()))
-    }
-
-    /// Looks for the repository where it was named, once its folder no longer answers: a disk that was plugged in
-    /// again, or a network share that was mounted anew, is another folder. Only the same repository counts. Whether
-    /// there is one.
-    pub fn find_again(&self) -> bool {
-        self.store.find_again(&|store| super::load_config(store, &self.keys, self.config.number).map(drop))
     }
 
     /// Notes, then snapshots: the order of B1; the caller lists the segments next.
@@ -263,7 +230,7 @@ impl Repository {
             }
         }
         if listed.is_empty() && !have.is_empty() && self.store.list("config/")?.is_empty() {
-            return Err(self.emptied(format!("{} segments are gone from it", have.len())));
+            return Err(self.emptied(&format!("{} segments are gone from it", have.len())));
         }
         let new: Vec<SegmentId> = listed.difference(&have).copied().collect();
         for group in new.chunks(SEGMENTS_AT_ONCE) {
