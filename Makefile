@@ -18,6 +18,7 @@ help: ## this list
 build: deps note ## build the program (into CARGO_TARGET_DIR, by default ~/.cache/pastfs-build)
 	$(CARGO) build --release --locked
 
+test soak: NEEDED += $(NEEDED_BY_TESTS)
 test: deps note ## formatting, clippy without warnings, and all tests that take minutes
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
@@ -26,11 +27,15 @@ test: deps note ## formatting, clippy without warnings, and all tests that take 
 demo: build ## back up a real tree twice, mount it, copy it out, compare, and tell what was proven
 	PASTFS="$(PASTFS)" ./demo.sh
 
-install: build ## install the program and its manual pages below PREFIX (/usr/local)
+# mount(8) looks for its helpers in /sbin alone.
+install: build ## install the program and its manual pages below PREFIX (/usr/local), and /sbin/mount.fuse.pastfs
 	install -D -m 755 $(PASTFS) $(DESTDIR)$(PREFIX)/bin/pastfs
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5
-	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
-	install -m 644 man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
+	for section in 1 5 7; do \
+	  install -d $(DESTDIR)$(PREFIX)/share/man/man$$section && \
+	  install -m 644 man/*.$$section $(DESTDIR)$(PREFIX)/share/man/man$$section/ || exit 1; \
+	done
+	install -d $(DESTDIR)/sbin
+	ln -sf $(PREFIX)/bin/pastfs $(DESTDIR)/sbin/mount.fuse.pastfs
 
 man: deps note ## write the manual pages of the commands anew
 	PASTFS_BLESS=1 $(CARGO) test --release --locked --test main manual
@@ -50,10 +55,18 @@ bench: deps note ## the benchmarks
 
 # What is missing, and nothing else, is installed; where that is not possible it is named.
 # command or file : package
-NEEDED := cc:gcc g++:g++ make:make clang:clang fusermount3:fuse3 rsync:rsync getfattr:attr setfacl:acl
+NEEDED := cc:gcc g++:g++ make:make clang:clang fusermount3:fuse3 rsync:rsync getfattr:attr setfacl:acl \
+  /usr/share/zoneinfo/Europe/Berlin:tzdata
+# Where systemd runs, the package samba would start a file server for all the network: there the test says that it
+# was not run.
+NEEDED_BY_TESTS := $(if $(wildcard /run/systemd/system),,/usr/sbin/smbd:samba smbclient:smbclient \
+  /usr/lib/*/samba/vfs/shadow_copy2.so:samba-vfs-modules)
 deps:
 	@missing=(); \
-	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair#*:}"); done; \
+	for pair in $(NEEDED); do \
+	  what="$${pair%%:*}"; \
+	  command -v "$$what" >/dev/null || compgen -G "$$what" >/dev/null || missing+=("$${pair#*:}"); \
+	done; \
 	ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || [ -n "$${LIBCLANG_PATH:-}" ] || missing+=(libclang-dev); \
 	command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs, then run this again" >&2; exit 1; }; \
 	if [ $${#missing[@]} -gt 0 ]; then \

@@ -6,7 +6,7 @@ use crate::event::{Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::slot::Label;
 use crate::repository::{Credential, OpenOptions, Repository};
-use crate::storage::{Local, Store};
+use crate::storage::{Following, Local, Store};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions as FileOptions};
 use std::io::{Read, Write};
@@ -60,7 +60,7 @@ pub struct Global {
 }
 
 /// A password.
-type Secret = Zeroizing<Vec<u8>>;
+pub type Secret = Zeroizing<Vec<u8>>;
 
 /// Takes PASTFS_PASSWORD out of the environment, so that no program that we start inherits it. To be called
 /// while the process has one thread.
@@ -144,6 +144,11 @@ impl Global {
     /// The storage of a repository that is there.
     pub fn store(&self) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(Local::open(self.place()?)?))
+    }
+
+    /// The same, for a program that runs for months: it is found again after it was away.
+    pub fn followed_store(&self) -> Result<Arc<dyn Store>> {
+        Ok(Arc::new(Following::open(self.place()?)?))
     }
 
     /// Opens the repository with a key that is at hand.

@@ -2,8 +2,8 @@
 //!
 //! One file per command, whose doc comments are its help and its manual page. What they share:
 //! [`access`] (global options, passwords, opening), [`ending`] (exit codes, errors, hints),
-//! [`output`], [`progress`], [`select`] (which snapshot is meant), [`timeline`] (all of them together), [`words`]
-//! (units, times, names).
+//! [`fstab`] (calls by mount(8)), [`log`] (in the background), [`output`], [`progress`], [`select`] (which snapshot is
+//! meant), [`timeline`] (all of them together), [`words`] (units, times, names).
 
 mod access;
 mod backup;
@@ -13,9 +13,11 @@ mod diff;
 mod ending;
 mod export;
 mod find;
+mod fstab;
 mod glob;
 mod init;
 mod key;
+mod log;
 mod ls;
 mod mount;
 mod output;
@@ -33,6 +35,8 @@ pub use ending::EXIT_CODES;
 
 use access::Global;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use ending::Exit;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Deduplicating, encrypted backups that are a file system
@@ -79,12 +83,44 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     // First of all, as there is only one thread yet.
     let password = access::take_password();
-    // Ends the process for --help (0), --version (0) and what cannot be parsed (2).
-    let mut matches = command().get_matches();
-    let cli = match Cli::from_arg_matches_mut(&mut matches) {
-        Ok(cli) => cli,
-        Err(e) => e.exit(),
+    let command = command();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let is_command = |word: &str| word == "help" || command.find_subcommand(word).is_some();
+    let code = match fstab::Call::of(&args, is_command) {
+        None => run(command, &args, password, false),
+        Some(call) => fstab::code_of(match call.and_then(|c| Ok((c.command_line(&command)?, c.fake))) {
+            Ok((line, fake)) => run(command, &line, password, fake),
+            Err(error) => ending::report(&error, false),
+        }),
     };
+    ExitCode::from(code)
+}
+
+/// Gives the exit code; nothing is done where it is all `fake`.
+fn run(command: clap::Command, args: &[OsString], password: Option<access::Secret>, fake: bool) -> u8 {
+    let parse = |args: &[OsString]| {
+        let mut matches = command.clone().try_get_matches_from(args)?;
+        Cli::from_arg_matches_mut(&mut matches)
+    };
+    let parsed = parse(args).map(|cli| match &cli.verb {
+        Verb::Mount(mount) if !mount.options.is_empty() => {
+            fstab::expand(&command, args, &mount.options).map(|args| parse(&args))
+        }
+        _ => Ok(Ok(cli)),
+    });
+    let cli = match parsed {
+        Ok(Ok(Ok(cli))) => cli,
+        Ok(Err(error)) => return ending::report(&error, false),
+        // --help and --version as well, which end with 0.
+        Ok(Ok(Err(e))) | Err(e) => {
+            // With the output closed there is nobody left to tell.
+            let _ = e.print();
+            return u8::try_from(e.exit_code()).unwrap_or(2);
+        }
+    };
+    if fake {
+        return Exit::Done.code();
+    }
     let global = cli.global.with_password(password);
     let result = match cli.verb {
         Verb::Init(verb) => verb.run(&global),
@@ -102,10 +138,10 @@ pub fn main() -> ExitCode {
         Verb::Umount(verb) => verb.run(&global),
         Verb::Restore(verb) => verb.run(&global),
     };
-    ExitCode::from(match result {
+    match result {
         Ok(exit) => exit.code(),
         Err(error) => ending::report(&error, global.json),
-    })
+    }
 }
 
 #[cfg(test)]

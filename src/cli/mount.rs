@@ -3,17 +3,25 @@
 use super::access::{Ask, Global};
 use super::daemon::{self, Side};
 use super::ending::Exit;
+use super::log::Log;
 use super::progress::Progress;
 use crate::fault::{Doing, Result};
 use crate::mount::{self, Names, Options};
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest time between two looks for new snapshots: a day.
+const REFRESH_MAX: i64 = 86_400;
 
 /// Show all snapshots as folders
 ///
 /// Each snapshot is a folder named by its time in UTC, such as 2026-11-20T02-00-05Z, and `latest` is the newest one;
 /// in them lie absolute paths. New snapshots appear while it is mounted. The command returns once the mount is
 /// ready; `pastfs umount DIR` ends it. The mount is read-only, and what cannot be verified is an error, never wrong
-/// bytes.
+/// bytes. While the repository is away the mount stays, what cannot be read is an error, and the log tells of it.
+/// fstab, systemd, Samba and the way out after a crash are described in pastfs(7).
 #[derive(clap::Args)]
 pub struct Mount {
     /// An empty folder
@@ -30,6 +38,24 @@ pub struct Mount {
     /// Name the folders by this strftime format, with {id}, {host} and {tags}
     #[arg(long, value_name = "FORMAT")]
     names: Option<String>,
+    /// Look for new snapshots every so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=REFRESH_MAX))]
+    refresh: u32,
+    /// Let nothing in the mount be executed
+    #[arg(long)]
+    noexec: bool,
+    /// Append what goes wrong to this file [default: the system's log, as facility daemon]
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// Options as in fstab(5): the long ones of this command, separated by commas, and those of mount(8)
+    ///
+    /// `-o allow_other,names=%F` is `--allow-other --names %F`; a comma within a value is written `\,`. What mount(8) and
+    /// systemd have of their own (noauto, nofail, user, _netdev, x-systemd.automount, comment= and so on) changes
+    /// nothing here, and neither do rw, suid, dev and atime: the mount is always read-only, nosuid and nodev, and
+    /// keeps no times of access.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<OsString>,
 }
 
 impl Mount {
@@ -38,9 +64,13 @@ impl Mount {
         let options = Options {
             names: Names::new(self.names.as_deref(), self.local_time)?,
             allow_other: self.allow_other,
+            noexec: self.noexec,
+            refresh: Duration::from_secs(self.refresh.into()),
             ..Options::new(dir)
         };
-        let store = global.store()?;
+        let log = Log::new(Progress::warnings(global), self.log_file.as_deref(), global.verbose > 0)?;
+        let log = Arc::new(log);
+        let store = global.followed_store()?;
         let credential = global.credential(Ask::Once)?;
         let ready = match self.foreground {
             true => None,
@@ -51,15 +81,16 @@ impl Mount {
             },
         };
         mount::session::block_signals();
-        let observer = Progress::warnings(global);
-        let repository = global.open_with(store, &credential, observer.clone())?;
+        let repository = global.open_with(store, &credential, log.clone())?;
         drop(credential);
-        let ready = || {
+        let in_background = log.clone();
+        let ready = move || {
             if let Some(ready) = ready {
+                in_background.go_into_background();
                 ready.tell();
             }
         };
-        mount::mount(&repository, &options, observer, ready)?;
+        mount::mount(&repository, &options, log, ready)?;
         Ok(Exit::Done)
     }
 }

@@ -27,6 +27,7 @@ pub use names::Names;
 use crate::event::Observer;
 use crate::fault::{Doing, Result};
 use crate::repository::{Repository, Snapshot};
+use mountpoint::Backing;
 use snapshots::Shown;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub struct Options {
     /// Other users may look in, as far as modes and ACLs let them; snapshots of other hosts stay the
     /// owner's alone.
     pub allow_other: bool,
+    /// Nothing in it can be executed.
+    pub noexec: bool,
     /// How often new snapshots are looked for.
     pub refresh: Duration,
     /// Threads that answer the kernel; as many as there are cores, and at least 2, where it is `None`.
@@ -56,6 +59,7 @@ impl Options {
             mountpoint,
             names: Names::default(),
             allow_other: false,
+            noexec: false,
             refresh: Duration::from_secs(5),
             threads: None,
         }
@@ -91,7 +95,13 @@ pub fn mount(
     crate::memory::give_back_when_idle();
     let listed = {
         let repository = repository.clone();
-        move || Ok(repository.snapshots()?.iter().map(|s| shown(s)).collect())
+        move || {
+            let snapshots = match repository.snapshots() {
+                Err(_) if repository.find_again() => repository.snapshots()?,
+                listed => listed?,
+            };
+            Ok(snapshots.iter().map(|s| shown(s)).collect())
+        }
     };
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let host = rustix::system::uname().nodename().to_bytes().to_vec();
@@ -102,7 +112,10 @@ pub fn mount(
         owner,
         only_host: options.allow_other.then_some(host),
     };
-    let clear_of = [PathBuf::from(repository.location()), repository.cache_dir().to_path_buf()];
-    serve::serve(repository.reader(), setting, options, &clear_of, Box::new(listed), observer, ready)
+    let backing = Backing {
+        source: repository.location(),
+        folders: vec![repository.location().into(), repository.cache_dir().to_path_buf()],
+    };
+    serve::serve(repository.reader(), setting, options, &backing, Box::new(listed), observer, ready)
         .doing(|| format!("mounting {} at {}", repository.location(), options.mountpoint.display()))
 }

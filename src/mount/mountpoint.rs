@@ -11,9 +11,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What `findmnt` shows as the source, and the subtype where the kernel is told of one.
+/// The subtype where the kernel is told of one.
 pub(super) const NAME: &str = "pastfs";
 const FUSERMOUNT: &str = "fusermount3";
+
+/// What lies under a mount.
+pub(super) struct Backing {
+    /// What `findmnt` shows as the source: `mount -a` compares it with fstab to see what is mounted already.
+    pub source: String,
+    /// Folders that the mount must not cover.
+    pub folders: Vec<PathBuf>,
+}
 
 /// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +38,9 @@ pub(super) struct Mounted {
 
 impl Mounted {
     fn ours(&self) -> bool {
-        self.kind == format!("fuse.{NAME}") || (self.kind == "fuse" && self.source == NAME)
+        // Where the kernel knows no subtypes, fusermount3 writes them in front of the source.
+        let old = self.source == NAME || self.source.strip_prefix(NAME).is_some_and(|s| s.starts_with('#'));
+        self.kind == format!("fuse.{NAME}") || (self.kind == "fuse" && old)
     }
 }
 
@@ -224,7 +234,12 @@ fn fusermount(options: &str, path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// `PERM` for who may not: fusermount3 is the way then.
-pub(super) fn mount_as_root(path: &Path, allow_other: bool) -> rustix::io::Result<OwnedFd> {
+pub(super) fn mount_as_root(
+    path: &Path,
+    source: &str,
+    allow_other: bool,
+    noexec: bool,
+) -> rustix::io::Result<OwnedFd> {
     if !is_root() {
         return Err(rustix::io::Errno::PERM);
     }
@@ -236,8 +251,9 @@ pub(super) fn mount_as_root(path: &Path, allow_other: bool) -> rustix::io::Resul
     }
     let data = CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
     // As in `config` of the session, where each is argued.
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount(NAME, path, format!("fuse.{NAME}"), flags, data.as_c_str())?;
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::NOEXEC, noexec);
+    rustix::mount::mount(source, path, format!("fuse.{NAME}"), flags, data.as_c_str())?;
     Ok(device)
 }
 
@@ -312,13 +328,15 @@ mod tests {
         let text =
             b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue\n\
             40 35 0:44 / /a\\040b\\134c ro - fuse pastfs ro,user_id=0\nbroken\n\
-            41 35 0:45 / /u ro,nosuid - fuse.pastfs pastfs ro\n";
+            41 35 0:45 / /u ro,nosuid - fuse.pastfs /backup ro\n\
+            42 35 0:46 / /v ro,nosuid - fuse pastfs#/backup ro\n\
+            43 35 0:47 / /w ro,nosuid - fuse pastfsx ro\n";
         let all = parse(text);
-        assert_eq!(all.len(), 3);
+        assert_eq!(all.len(), 5);
         assert_eq!(all[1].point, Path::new("/a b\\c"));
         assert_eq!((all[1].device.as_str(), all[1].ours()), ("0:44", true));
         assert!(!all[0].ours());
-        assert!(all[2].ours());
+        assert!(all[2].ours() && all[3].ours() && !all[4].ours());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::Options;
 use super::fuse::{self, Fuse};
 use super::inodes::ROOT;
-use super::mountpoint::{self, Mounted, NAME};
+use super::mountpoint::{self, Backing, Mounted, NAME};
 use super::session::Signals;
 use super::snapshots::{Changes, Shown};
 use super::view::{Setting, View};
@@ -16,7 +16,7 @@ use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -48,13 +48,13 @@ pub(super) fn serve(
     shelf: Arc<dyn Chunks + Send + Sync>,
     setting: Setting,
     options: &Options,
-    clear_of: &[PathBuf],
+    backing: &Backing,
     list: List,
     observer: Arc<dyn Observer>,
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
     mountpoint::check_means(options.allow_other)?;
-    let path = mountpoint::prepare(&options.mountpoint, clear_of)?;
+    let path = mountpoint::prepare(&options.mountpoint, &backing.folders)?;
     let view = Arc::new(View::new(shelf, setting, observer.clone()));
     view.refresh(list()?);
 
@@ -63,7 +63,7 @@ pub(super) fn serve(
     // A bell that rings already need not be rung again.
     let fuse =
         Fuse::new(view.clone(), options.allow_other, NODES_MAX, move || drop(ring.try_send(Notice::Crowded)));
-    let session = attach(fuse, &path, options).map_err(|e| refused(&path, e))?;
+    let session = attach(fuse, &path, options, &backing.source).map_err(|e| refused(&path, e))?;
     let mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
         && rustix::process::geteuid().is_root()
@@ -123,9 +123,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 /// Mounts, and shakes hands with the kernel.
-fn attach(fuse: Fuse, path: &Path, options: &Options) -> io::Result<Session<Fuse>> {
-    let config = config(options);
-    match mountpoint::mount_as_root(path, options.allow_other) {
+fn attach(fuse: Fuse, path: &Path, options: &Options, source: &str) -> io::Result<Session<Fuse>> {
+    let config = config(options, source);
+    match mountpoint::mount_as_root(path, source, options.allow_other, options.noexec) {
         Ok(device) => Session::from_fd(fuse, device, config.acl, config).inspect_err(|_| {
             let _ = mountpoint::detach(path);
         }),
@@ -135,11 +135,12 @@ fn attach(fuse: Fuse, path: &Path, options: &Options) -> io::Result<Session<Fuse
     }
 }
 
-fn config(options: &Options) -> Config {
+fn config(options: &Options, source: &str) -> Config {
     let cores = std::thread::available_parallelism().map_or(THREADS_MIN, usize::from);
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(NAME.into()),
+        // fusermount3 splits at commas, but for those behind a backslash.
+        MountOption::FSName(source.replace('\\', "\\\\").replace(',', "\\,")),
         MountOption::Subtype(NAME.into()),
         // Else each read would make the kernel ask for the attributes again, for the atime.
         MountOption::RO,
@@ -147,6 +148,9 @@ fn config(options: &Options) -> Config {
         MountOption::NoSuid,
         MountOption::NoDev,
     ];
+    if options.noexec {
+        config.mount_options.push(MountOption::NoExec);
+    }
     if options.allow_other {
         config.mount_options.push(MountOption::DefaultPermissions);
         config.acl = SessionACL::All;
@@ -223,16 +227,24 @@ fn look_for_snapshots(
     tell: &Sender<Notice>,
     stopped: &Receiver<()>,
 ) {
+    let mut away = false;
     while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
         match list() {
             Ok(shown) => {
+                if std::mem::take(&mut away) {
+                    view.over("the repository can be read again");
+                }
                 let changes = view.refresh(shown);
                 if !changes.names.is_empty() && tell.send(Notice::Changed(changes)).is_err() {
                     return;
                 }
             }
-            // What was listed before stays; it is tried again.
-            Err(e) => view.warn(format!("looking for new snapshots: {}", e.chain())),
+            // What was listed before stays, and so does the mount: whoever mirrors it must not see it empty.
+            Err(e) if !away => {
+                away = true;
+                view.warn(format!("looking for new snapshots: {}", e.chain()));
+            }
+            Err(_) => {}
         }
     }
 }

@@ -126,32 +126,40 @@ impl View {
         changes
     }
 
-    /// Tells the observer of a failure, once, and answers its errno.
+    /// Tells the observer of a failure, once for each file, and answers its errno.
     pub(super) fn failed(&self, node: &Node, error: &Error) -> Errno {
         let path = node.path();
         let path = if path.is_empty() { b"/".as_slice() } else { &path };
         let s = &node.snapshot;
-        self.warn(format!(
-            "reading {} of snapshot {}: {}",
-            String::from_utf8_lossy(path),
-            s.id.short(),
-            error.chain()
-        ));
+        let what = format!("reading {} of snapshot {}", String::from_utf8_lossy(path), s.id.short());
+        // The kernel reads ahead: several chunks may fail at once, each with its own cause.
+        self.warn_of(what.clone(), || format!("{what}: {}", error.chain()));
         errno::of(error)
     }
 
     /// One line to the observer, unless it was told before.
     pub fn warn(&self, line: String) {
+        self.warn_of(line.clone(), || line);
+    }
+
+    /// The line, unless something was told of `what` before.
+    fn warn_of(&self, what: String, line: impl FnOnce() -> String) {
         let new = {
             let told = &mut *self.told.lock();
             if told.len() >= TOLD_MAX {
                 told.clear();
             }
-            told.insert(line.clone())
+            told.insert(what)
         };
         if new {
-            self.observer.event(Event::Warning(&line));
+            self.observer.event(Event::Warning(&line()));
         }
+    }
+
+    /// As [`View::warn`] of something that is over: what is told next is news again.
+    pub fn over(&self, line: &str) {
+        self.told.lock().clear();
+        self.observer.event(Event::Warning(line));
     }
 
     pub(super) fn node(&self, ino: u64) -> Result<Arc<Node>, Errno> {

@@ -141,7 +141,10 @@ impl Repository {
                 let _ = is_listed.recv();
                 self.sync_from(&have)
             })?;
-            let live = self.list_and(|| drop(listed)).map(|listing| listing.live());
+            let live = self.list_and(|| drop(listed)).and_then(|listing| {
+                self.not_emptied(&listing)?;
+                Ok(listing.live())
+            });
             let synced =
                 sync.join().unwrap_or_else(|_| Err(Error::bug("bringing the index up to date panicked")));
             live.and_then(|live| synced.map(|()| live))
@@ -319,6 +322,9 @@ impl Repository {
         let mut listed = BTreeSet::new();
         for name in self.store.names("index/")? {
             listed.extend(self.id_of(&name, SegmentId::from_hex)?);
+        }
+        if listed.is_empty() && !have.is_empty() && self.store.names("config/")?.is_empty() {
+            return Err(self.emptied(&format!("{} segments are gone from it", have.len())));
         }
         let new: Vec<SegmentId> = listed.difference(have).copied().collect();
         let (mut group, mut chunks) = (Vec::new(), 0);

@@ -2,6 +2,7 @@
 //!
 //! Writers go packs, segments, manifest; readers list manifests, then segments. Nobody waits for a lock.
 
+mod away;
 mod keyring;
 mod lease;
 mod listing;

@@ -349,3 +349,30 @@ fn the_last_key_stays_and_a_removed_one_opens_nothing() {
     let options = OpenOptions { cache: a.0.clone(), observer: Arc::new(Silent) };
     assert!(Repository::open(store.clone(), &other, options).is_ok());
 }
+
+#[test]
+fn a_store_that_is_emptied_counts_as_away_and_not_as_empty() {
+    let (store, cache) = (Driven::new(), Caches::new());
+    init(&store);
+    let repository = open(&store, &cache).unwrap();
+    assert!(repository.snapshots().unwrap().is_empty());
+    done(backup(&repository, 1, HashSet::new()).unwrap());
+    assert_eq!(all_whole(&repository), 1);
+    let take = |prefixes: &[&str]| {
+        let mut objects = store.memory.0.lock();
+        let taken = |n: &String| prefixes.iter().any(|p| n.starts_with(p));
+        objects.extract_if(.., |n, _| taken(n)).collect::<Vec<_>>()
+    };
+    let give = |taken: Vec<_>| store.memory.0.lock().extend(taken);
+
+    let taken = take(&["snapshots/"]);
+    assert_eq!(repository.snapshots().unwrap_err().fault(), Fault::NoRepository);
+    give(taken);
+    assert_eq!(all_whole(&repository), 1);
+    // All of it: the index is not thrown away, which would be read anew segment by segment.
+    let taken = take(&[""]);
+    assert_eq!(repository.sync_index().unwrap_err().fault(), Fault::NoRepository);
+    assert!(!repository.index().unwrap().segments().unwrap().is_empty());
+    give(taken);
+    assert_eq!(all_whole(&repository), 1);
+}

@@ -450,7 +450,8 @@ fn past_mounts_in(table: &[u8]) -> HashSet<PathBuf> {
         else {
             continue;
         };
-        let past = *kind == b"fuse.pastfs" || (*kind == b"fuse" && source.is_some_and(|s| *s == b"pastfs"));
+        let past = *kind == b"fuse.pastfs"
+            || (*kind == b"fuse" && source.is_some_and(|s| *s == b"pastfs" || s.starts_with(b"pastfs#")));
         if past {
             found.insert(PathBuf::from(unescape(point)));
         }
@@ -491,7 +492,7 @@ mod tests {
     fn mounts_of_pastfs_are_found_in_the_table_of_mounts() {
         let table = b"36 35 98:0 / / rw,noatime master:1 - ext4 /dev/root rw,errors=continue\n\
             37 36 0:50 / /mnt/the\\040past ro,nosuid - fuse.pastfs /backup ro\n\
-            38 36 0:51 / /past ro - fuse pastfs ro,user_id=0\n\
+            38 36 0:51 / /past ro - fuse pastfs#/backup ro,user_id=0\n\
             39 36 0:52 / /sshfs rw - fuse.sshfs pastfs rw\nnonsense\n\n4 - fuse.pastfs\n";
         let found = past_mounts_in(table);
         let expected = ["/mnt/the past", "/past"].map(PathBuf::from);

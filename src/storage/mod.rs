@@ -5,10 +5,12 @@
 //! contract as a test, to be run against every store.
 
 mod folder;
+mod following;
 mod local;
 
 pub mod conformance;
 
+pub use following::Following;
 pub use local::Local;
 
 use crate::clock::Time;
@@ -92,6 +94,13 @@ pub trait Store: Send + Sync {
     /// Whether another machine's puts and deletes may show late in lists and sizes (NFS, SMB, FUSE).
     /// Contents of an object that is found are never stale: objects do not change.
     fn may_be_stale(&self) -> bool;
+
+    /// Where the place that was opened no longer answers: looks there anew, and from then on means what it found,
+    /// if it is the `same`. Whether it was. Most stores have nothing to look for: each request goes to the place.
+    fn find_again(&self, same: &dyn Fn(&dyn Store) -> Result<()>) -> bool {
+        let _ = same;
+        false
+    }
 }
 
 /// Checks a name: 1 to [`MAX_NAME_LEN`] bytes, at most [`MAX_SEGMENTS`] segments of `[0-9a-zA-Z._-]`

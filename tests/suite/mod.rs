@@ -1,9 +1,11 @@
 //! All integration tests. Most of them run the real program against real files, mounts and disks.
 
+mod away;
 mod damage;
 mod errors;
 mod fidelity;
 mod format;
+mod fstab;
 mod generated;
 mod history;
 mod house;
@@ -14,6 +16,7 @@ mod manual;
 mod mounting;
 mod oddities;
 mod restoring;
+mod samba;
 mod scene;
 mod selection;
 mod together;

@@ -437,6 +437,31 @@ impl Drop for Mount<'_> {
     }
 }
 
+/// The process that serves a mount point.
+#[track_caller]
+pub fn pid_of_daemon(mnt: &Path) -> i32 {
+    let name = mnt.as_os_str().to_string_lossy().into_owned();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let path = entry.unwrap().path();
+        let Some(pid) = path.file_name().and_then(OsStr::to_str).and_then(|n| n.parse::<i32>().ok()) else {
+            continue;
+        };
+        let line = fs::read(path.join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+        if words.get(1) == Some(&&b"mount"[..]) && words.contains(&name.as_bytes()) {
+            return pid;
+        }
+    }
+    panic!("no daemon of {name}");
+}
+
+/// Sends a signal to it.
+#[track_caller]
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: a number that was just found in /proc as our own mount's.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
 /// Waits until something is so.
 #[track_caller]
 pub fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
