@@ -14,6 +14,10 @@ use std::path::PathBuf;
 /// in them lie absolute paths. New snapshots appear while it is mounted. The command returns once the mount is
 /// ready; `pastfs umount DIR` ends it. The mount is read-only, and what cannot be verified is an error, never wrong
 /// bytes.
+///
+/// The mounted folder itself answers extended attributes that are never listed: `user.pastfs.repository` is the id of the
+/// repository, and `user.pastfs.statistics` tells in JSON how many requests of each kind the kernel has sent and how many
+/// inodes it holds. The folder of a snapshot answers `user.pastfs.snapshot`, its id.
 #[derive(clap::Args)]
 pub struct Mount {
     /// An empty folder
@@ -30,6 +34,9 @@ pub struct Mount {
     /// Name the folders by this strftime format, with {id}, {host} and {tags}
     #[arg(long, value_name = "FORMAT")]
     names: Option<String>,
+    /// Inodes that the kernel may hold before the oldest unused ones are taken back; each costs about 1 KB
+    #[arg(long, value_name = "N", default_value_t = mount::MAX_INODES)]
+    max_inodes: usize,
 }
 
 impl Mount {
@@ -38,6 +45,7 @@ impl Mount {
         let options = Options {
             names: Names::new(self.names.as_deref(), self.local_time)?,
             allow_other: self.allow_other,
+            max_inodes: self.max_inodes,
             ..Options::new(dir)
         };
         let store = global.store()?;

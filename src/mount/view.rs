@@ -1,6 +1,7 @@
 //! The mount as plain functions: numbers and names in, attributes and bytes out. No kernel needed.
 
 use super::attributes::{self, Attributes, Type};
+use super::counters::Counters;
 use super::errno::{self, Errno};
 use super::folders::{Folders, Found, tree_of};
 use super::inodes::{Fingerprint, Folder, Node, Nodes, Numbering, ROOT};
@@ -34,6 +35,7 @@ const LATEST_MAX: usize = 1024;
 /// Attributes that are answered when asked by name, and never listed, or `rsync -X` would see a difference.
 const OF_SNAPSHOT: &[u8] = b"user.pastfs.snapshot";
 const OF_REPOSITORY: &[u8] = b"user.pastfs.repository";
+const STATISTICS: &[u8] = b"user.pastfs.statistics";
 
 /// What does not change while mounted.
 pub(super) struct Setting {
@@ -60,6 +62,7 @@ pub(super) struct View {
     pub(super) nodes: Nodes,
     pub(super) folders: Folders,
     pub(super) readers: Readers,
+    pub(super) counters: Counters,
     snapshots: RwLock<Arc<Snapshots>>,
     links: Mutex<BTreeMap<u64, (Vec<u8>, Time)>>,
     told: Mutex<HashSet<String>>,
@@ -100,6 +103,7 @@ impl View {
             nodes: Nodes::new(),
             folders: Folders::new(),
             readers: Readers::new(),
+            counters: Counters::default(),
             snapshots: RwLock::default(),
             links: Mutex::default(),
             told: Mutex::default(),
@@ -457,6 +461,7 @@ impl View {
         if ino == ROOT {
             return match name {
                 OF_REPOSITORY => Ok(self.setting.repository.hex().into_bytes()),
+                STATISTICS => Ok(self.counters.json(self.nodes.len()).into_bytes()),
                 _ => Err(Errno::ENODATA),
             };
         }

@@ -10,6 +10,7 @@ mod interrupted;
 mod manual;
 mod mounting;
 mod oddities;
+mod requests;
 mod restoring;
 mod scene;
 mod selection;

@@ -1,32 +1,11 @@
 //! The mount as a file system among others.
 
-use super::scene::{Scene, is_mounted, is_root, soon};
+use super::scene::{Scene, is_mounted, is_root, kill, pid_of_daemon, soon};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-
-fn pid_of_daemon(mnt: &Path) -> i32 {
-    let name = mnt.as_os_str().to_string_lossy().into_owned();
-    for entry in fs::read_dir("/proc").unwrap() {
-        let path = entry.unwrap().path();
-        let Some(pid) = path.file_name().and_then(OsStr::to_str).and_then(|n| n.parse::<i32>().ok()) else {
-            continue;
-        };
-        let line = fs::read(path.join("cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        if words.get(1) == Some(&&b"mount"[..]) && words.contains(&name.as_bytes()) {
-            return pid;
-        }
-    }
-    panic!("no daemon of {name}");
-}
-
-fn kill(pid: i32, signal: i32) {
-    // SAFETY: a number that was just found in /proc as our own mount's.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
-}
 
 #[test]
 fn snapshots_are_folders_with_the_time_as_name_and_mtime() {

@@ -420,6 +420,20 @@ impl Mount<'_> {
         names
     }
 
+    /// What it tells of itself: requests by kind, inodes held.
+    #[track_caller]
+    pub fn statistics(&self) -> Value {
+        let mut buffer = [0u8; 4096];
+        let n = rustix::fs::getxattr(&self.dir, "user.pastfs.statistics", &mut buffer).unwrap();
+        serde_json::from_slice(&buffer[..n]).unwrap()
+    }
+
+    /// The process that serves it.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        pid_of_daemon(&self.dir)
+    }
+
     /// Those of snapshots.
     pub fn dated(&self) -> Vec<String> {
         self.names().into_iter().filter(|n| n != "latest").collect()
@@ -435,6 +449,31 @@ impl Drop for Mount<'_> {
             }
         }
     }
+}
+
+/// The process that serves a mount point.
+#[track_caller]
+pub fn pid_of_daemon(mnt: &Path) -> i32 {
+    let name = mnt.as_os_str().to_string_lossy().into_owned();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let path = entry.unwrap().path();
+        let Some(pid) = path.file_name().and_then(OsStr::to_str).and_then(|n| n.parse::<i32>().ok()) else {
+            continue;
+        };
+        let line = fs::read(path.join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+        if words.get(1) == Some(&&b"mount"[..]) && words.contains(&name.as_bytes()) {
+            return pid;
+        }
+    }
+    panic!("no daemon of {name}");
+}
+
+/// Sends a signal to it.
+#[track_caller]
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: a number that was just found in /proc as our own mount's.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
 /// Waits until something is so.
