@@ -2,12 +2,14 @@
 
 mod damage;
 mod errors;
+mod eviction;
 mod fidelity;
 mod format;
 mod house;
 mod incremental;
 mod interrupted;
 mod manual;
+mod matrix;
 mod mounting;
 mod oddities;
 mod requests;
