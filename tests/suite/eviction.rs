@@ -7,8 +7,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the mounts of these tests may hold.
-const LIMIT: u64 = 1000;
-const FILES: usize = 10_000;
+const LIMIT: u64 = 400;
+/// Parts of the tree: 17 folders and 80 files each.
+const PARTS: u64 = 40;
+/// Files of one folder: more than may be held in all.
+const LARGE: u64 = 2000;
 
 fn inodes(mount: &Mount<'_>) -> u64 {
     mount.statistics()["inodes"].as_u64().unwrap()
@@ -33,12 +36,11 @@ fn kernel_prunes() -> bool {
 fn walks_over_more_than_may_be_held_stay_bounded_and_read_right() {
     let scene = Scene::new("bounded");
     let source = scene.source();
-    for n in 0..100 {
-        fill(&source.join(format!("part {n:02}")), FILES / 100, 300, n);
+    for n in 0..PARTS {
+        fill(&source.join(format!("part {n:02}")), 80, 300, n);
     }
-    // More in one folder than may be held in all.
     fs::create_dir(source.join("large")).unwrap();
-    for n in 0..5000 {
+    for n in 0..LARGE {
         fs::write(source.join(format!("large/{n}")), n.to_string()).unwrap();
     }
     scene.backup(&[]);
@@ -47,8 +49,8 @@ fn walks_over_more_than_may_be_held_stay_bounded_and_read_right() {
     let shown = scene.source_in(&mount.dir);
 
     // Somebody stands deep inside, and somebody has a file open that is long forgotten otherwise.
-    let mut open = File::open(shown.join("part 42/7/7")).unwrap();
-    let stands = shown.join("part 37/3");
+    let mut open = File::open(shown.join("part 22/7/7")).unwrap();
+    let stands = shown.join("part 17/3");
     let mut inside = Command::new("bash")
         .args(["-c", "read; pwd -P; cat 3; ls | wc -l; cd ..; pwd -P; stat -c %n 5/5"])
         .current_dir(&stands)
@@ -60,7 +62,7 @@ fn walks_over_more_than_may_be_held_stay_bounded_and_read_right() {
     let mut most = 0;
     let mut memory = Vec::new();
     for _ in 0..3 {
-        for part in 0..100 {
+        for part in 0..PARTS {
             let part = shown.join(format!("part {part:02}"));
             scene.shell(&format!("find '{}' -printf '%s\\n' | sort -u | wc -l", part.display())).ok();
             most = most.max(inodes(&mount));
@@ -68,13 +70,13 @@ fn walks_over_more_than_may_be_held_stay_bounded_and_read_right() {
         scene.shell(&format!("ls -l '{}/large' | wc -l", shown.display())).ok();
         memory.push(resident(mount.pid()));
         scene
-            .shell(&format!("cmp '{0}/part 99/9/89' '{1}/part 99/9/89'", source.display(), shown.display()))
+            .shell(&format!("cmp '{0}/part 39/9/73' '{1}/part 39/9/73'", source.display(), shown.display()))
             .ok();
     }
     // Forgets come a little later than what made them; a large folder comes in one go.
-    assert!(most < 3 * LIMIT + 5000, "{most} inodes at a limit of {LIMIT}");
+    assert!(most < 3 * LIMIT + LARGE, "{most} inodes at a limit of {LIMIT}");
     if kernel_prunes() {
-        // There are 1,700 folders, and more than the limit is only on its way.
+        // There are 700 folders, and more than the limit is only on its way.
         assert!(inodes(&mount) < LIMIT * 3 / 2, "{} inodes: folders stay as well", inodes(&mount));
     }
     assert!(memory[2] < memory[1] + 8192, "memory grows with each walk: {memory:?} KiB");
@@ -82,11 +84,11 @@ fn walks_over_more_than_may_be_held_stay_bounded_and_read_right() {
     let mut bytes = Vec::new();
     open.rewind().unwrap();
     open.read_to_end(&mut bytes).unwrap();
-    assert!(bytes == fs::read(source.join("part 42/7/7")).unwrap());
+    assert!(bytes == fs::read(source.join("part 22/7/7")).unwrap());
     inside.stdin.take().unwrap();
     let told = inside.wait_with_output().unwrap();
     assert!(told.status.success(), "{told:?}");
-    let content = fs::read(source.join("part 37/3/3")).unwrap();
+    let content = fs::read(source.join("part 17/3/3")).unwrap();
     let real = |p: &Path| fs::canonicalize(p).unwrap().display().to_string();
     let mut expected = format!("{}\n", real(&stands)).into_bytes();
     expected.extend_from_slice(&content);

@@ -1,6 +1,7 @@
 //! All integration tests. Most of them run the real program against real files, mounts and disks.
 
 mod damage;
+mod deaths;
 mod errors;
 mod eviction;
 mod fidelity;
