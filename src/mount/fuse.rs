@@ -270,9 +270,9 @@ impl Filesystem for Fuse {
         xattr(self.view.xattr(ino.0, name.as_bytes()), size, reply);
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Kind::Listxattr);
-        xattr(self.view.xattrs(ino.0), size, reply);
+        xattr(self.view.xattrs(ino.0, request.uid() == 0), size, reply);
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {

@@ -68,6 +68,17 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Ancestors that nobody else holds go one after the other: dropped within each other, some ten thousand folders deep
+    /// would end the stack.
+    fn drop(&mut self) {
+        let mut at = self.parent.take();
+        while let Some(mut parent) = at.and_then(Arc::into_inner) {
+            at = parent.parent.take();
+        }
+    }
+}
+
 /// A keyed hash: the first 8 bytes are the number, the next 16 tell things apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
@@ -466,6 +477,17 @@ mod tests {
         assert!(nodes.forget(ino, 1));
         assert!(nodes.get(ino).is_none());
         assert!(!nodes.forget(ino, 1));
+    }
+
+    #[test]
+    fn a_chain_of_a_million_folders_is_given_back_without_a_deep_stack() {
+        let mut at = make(RESERVED, 0);
+        for ino in 0..1_000_000 {
+            let mut below = make(RESERVED + ino, 0);
+            below.parent = Some(Arc::new(at));
+            at = below;
+        }
+        drop(at);
     }
 
     #[test]

@@ -492,14 +492,15 @@ impl View {
         Ok(value)
     }
 
-    /// The names of all xattrs, sorted, each with a zero behind it.
-    pub fn xattrs(&self, ino: u64) -> Result<Vec<u8>, Errno> {
+    /// The names of all xattrs, sorted, each with a zero behind it. Those in `trusted.` are root's: the kernel
+    /// answers others who ask for one that there is none, so they are not listed for them either (xattr(7)).
+    pub fn xattrs(&self, ino: u64, for_root: bool) -> Result<Vec<u8>, Errno> {
         if ino == ROOT || self.links.lock().contains_key(&ino) {
             return Ok(Vec::new());
         }
         let entry = self.entry(&*self.node(ino)?)?;
         let mut names = Vec::new();
-        for x in &entry.xattrs {
+        for x in entry.xattrs.iter().filter(|x| for_root || !x.name.starts_with(b"trusted.")) {
             names.extend_from_slice(&x.name);
             names.push(0);
         }

@@ -13,6 +13,7 @@ mod manual;
 mod matrix;
 mod mounting;
 mod oddities;
+mod permissions;
 mod requests;
 mod restoring;
 mod scene;
