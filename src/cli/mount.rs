@@ -22,6 +22,10 @@ const REFRESH_MAX: i64 = 86_400;
 /// ready; `pastfs umount DIR` ends it. The mount is read-only, and what cannot be verified is an error, never wrong
 /// bytes. While the repository is away the mount stays, what cannot be read is an error, and the log tells of it.
 /// fstab, systemd, Samba and the way out after a crash are described in pastfs(7).
+///
+/// The mounted folder itself answers extended attributes that are never listed: `user.pastfs.repository` is the id of the
+/// repository, and `user.pastfs.statistics` tells in JSON how many requests of each kind the kernel has sent and how many
+/// inodes it holds. The folder of a snapshot answers `user.pastfs.snapshot`, its id.
 #[derive(clap::Args)]
 pub struct Mount {
     /// An empty folder
@@ -56,6 +60,9 @@ pub struct Mount {
     /// keeps no times of access.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,
+    /// Inodes that the kernel may hold before the oldest unused ones are taken back; each costs about 1 KB
+    #[arg(long, value_name = "N", default_value_t = mount::MAX_INODES)]
+    max_inodes: usize,
 }
 
 impl Mount {
@@ -66,6 +73,7 @@ impl Mount {
             allow_other: self.allow_other,
             noexec: self.noexec,
             refresh: Duration::from_secs(self.refresh.into()),
+            max_inodes: self.max_inodes,
             ..Options::new(dir)
         };
         let log = Log::new(Progress::warnings(global), self.log_file.as_deref(), global.verbose > 0)?;

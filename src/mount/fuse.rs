@@ -1,8 +1,8 @@
 //! The door to the kernel: speaks fuser, and holds no logic. Every answer comes from [`View`].
 
 use super::attributes::{Attributes, Type};
+use super::counters::Kind;
 use super::errno::Errno;
-use super::inodes::Node;
 use super::view::{FOREVER, Line, Looked, View};
 use fuser::{
     AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -43,16 +43,15 @@ impl Fuse {
         Self { view, acl, no_open: false, no_opendir: false, crowded: Box::new(crowded), limit }
     }
 
+    fn count(&self, kind: Kind) {
+        self.view.counters.count(kind);
+    }
+
     fn watch(&self) {
         if self.view.nodes.len() > self.limit {
             (self.crowded)();
         }
     }
-}
-
-/// The kernel's number of a node.
-pub(super) fn number(node: &Node) -> INodeNo {
-    INodeNo(node.ino)
 }
 
 fn code(e: Errno) -> fuser::Errno {
@@ -151,6 +150,7 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Kind::Lookup);
         match self.view.lookup(parent.0, name.as_bytes()) {
             Ok(Looked::There(a, ttl)) => reply.entry(&ttl, &attr(&a), Generation(a.generation)),
             Ok(Looked::Never) => reply.entry(&FOREVER, &nobody(), Generation(0)),
@@ -160,10 +160,12 @@ impl Filesystem for Fuse {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, n: u64) {
+        self.count(Kind::Forget);
         self.view.forget(ino.0, n);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.count(Kind::Getattr);
         match self.view.attributes(ino.0) {
             Ok((a, ttl)) => reply.attr(&ttl, &attr(&a)),
             Err(e) => reply.error(code(e)),
@@ -171,6 +173,7 @@ impl Filesystem for Fuse {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count(Kind::Readlink);
         match self.view.target(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(code(e)),
@@ -178,6 +181,7 @@ impl Filesystem for Fuse {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.count(Kind::Open);
         if self.no_open {
             reply.error(code(Errno::ENOSYS));
         } else {
@@ -196,6 +200,7 @@ impl Filesystem for Fuse {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.count(Kind::Read);
         self.view.read(ino.0, offset, size as usize, |bytes| match bytes {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(code(e)),
@@ -203,6 +208,7 @@ impl Filesystem for Fuse {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.count(Kind::Flush);
         reply.error(code(Errno::ENOSYS));
     }
 
@@ -211,6 +217,7 @@ impl Filesystem for Fuse {
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.count(Kind::Opendir);
         if self.no_opendir {
             reply.error(code(Errno::ENOSYS));
         } else {
@@ -219,6 +226,7 @@ impl Filesystem for Fuse {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.count(Kind::Readdir);
         let mut take = |l: &Line<'_>| {
             let a = &l.attributes;
             reply.add(INodeNo(a.ino), l.next, kind(a.kind), OsStr::from_bytes(l.name))
@@ -237,6 +245,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.count(Kind::Readdirplus);
         let mut take = |l: &Line<'_>| {
             let a = &l.attributes;
             let generation = Generation(a.generation);
@@ -250,17 +259,20 @@ impl Filesystem for Fuse {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        self.count(Kind::Statfs);
         let sizes = self.view.sizes();
         let blocks = sizes.bytes.div_ceil(u64::from(BLOCK));
         reply.statfs(blocks, 0, 0, sizes.entries, 0, BLOCK, NAME_MAX, BLOCK);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Getxattr);
         xattr(self.view.xattr(ino.0, name.as_bytes()), size, reply);
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr(self.view.xattrs(ino.0), size, reply);
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Listxattr);
+        xattr(self.view.xattrs(ino.0, request.uid() == 0), size, reply);
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -269,6 +281,7 @@ impl Filesystem for Fuse {
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.count(Kind::Lseek);
         match self.view.seek(ino.0, offset, whence) {
             Ok(at) => reply.offset(at),
             Err(e) => reply.error(code(e)),

@@ -68,6 +68,17 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Ancestors that nobody else holds go one after the other: dropped within each other, some ten thousand folders deep
+    /// would end the stack.
+    fn drop(&mut self) {
+        let mut at = self.parent.take();
+        while let Some(mut parent) = at.and_then(Arc::into_inner) {
+            at = parent.parent.take();
+        }
+    }
+}
+
 /// A keyed hash: the first 8 bytes are the number, the next 16 tell things apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
@@ -332,8 +343,7 @@ impl Nodes {
         true
     }
 
-    /// Up to `n` of the nodes that came first and are no folders. They are taken out of the
-    /// order, so that the next call gives others; folders go to its end (a process may stand in one).
+    /// Up to `n` of the nodes that came first. They go to the end of the order, so that the next call gives others.
     pub fn oldest(&self, n: usize) -> Vec<Arc<Node>> {
         let table = &mut *self.table.lock();
         let mut found = Vec::new();
@@ -342,14 +352,9 @@ impl Nodes {
                 break;
             }
             let Some((ino, serial)) = table.order.pop_front() else { break };
-            match table.slots.get(&ino).filter(|s| s.serial == serial) {
-                Some(slot) => {
-                    if slot.node.folder.is_none() {
-                        found.push(slot.node.clone());
-                    }
-                    table.order.push_back((ino, serial));
-                }
-                None => continue,
+            if let Some(slot) = table.slots.get(&ino).filter(|s| s.serial == serial) {
+                found.push(slot.node.clone());
+                table.order.push_back((ino, serial));
             }
         }
         found
@@ -475,19 +480,27 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_files_are_given_back_first_and_folders_are_not() {
+    fn a_chain_of_a_million_folders_is_given_back_without_a_deep_stack() {
+        let mut at = make(RESERVED, 0);
+        for ino in 0..1_000_000 {
+            let mut below = make(RESERVED + ino, 0);
+            below.parent = Some(Arc::new(at));
+            at = below;
+        }
+        drop(at);
+    }
+
+    #[test]
+    fn the_oldest_are_given_back_first_and_none_twice() {
         let nodes = Nodes::new();
-        for i in 0..10u64 {
-            let folder = (i == 0).then(|| Box::new(Folder { tree: ChunkId([0; 32]), path: [0; 32] }));
-            nodes.acquire(Fingerprint { ino: RESERVED + i, tag: 0 }, |ino, generation| Node {
-                folder,
-                ..make(ino, generation)
-            });
+        for i in 0..6u64 {
+            nodes.acquire(Fingerprint { ino: RESERVED + i, tag: 0 }, make);
         }
         nodes.forget(RESERVED + 2, 1);
-        let inos: Vec<u64> = nodes.oldest(2).iter().map(|n| n.ino - RESERVED).collect();
-        assert_eq!(inos, [1, 3]);
-        let inos: Vec<u64> = nodes.oldest(2).iter().map(|n| n.ino - RESERVED).collect();
-        assert_eq!(inos, [4, 5]);
+        let oldest = |n| nodes.oldest(n).iter().map(|n| n.ino - RESERVED).collect::<Vec<_>>();
+        assert_eq!(oldest(2), [0, 1]);
+        assert_eq!(oldest(2), [3, 4]);
+        // What is still held comes again, behind the others.
+        assert_eq!(oldest(9), [5, 0, 1, 3, 4]);
     }
 }

@@ -6,7 +6,9 @@
 //! the kernel holds for it.
 
 mod attributes;
+mod counters;
 pub mod errno;
+mod eviction;
 mod folders;
 mod fuse;
 mod inodes;
@@ -34,6 +36,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use view::Setting;
 
+/// The default of [`Options::max_inodes`]: a walk over a dozen snapshots of a whole system fits.
+pub const MAX_INODES: usize = 1_000_000;
+
 /// How to mount.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -50,6 +55,9 @@ pub struct Options {
     pub refresh: Duration,
     /// Threads that answer the kernel; as many as there are cores, and at least 2, where it is `None`.
     pub threads: Option<usize>,
+    /// Inodes that the kernel may hold before the oldest that nobody uses are taken back: about 200 bytes each
+    /// here, and 1 KB in the kernel.
+    pub max_inodes: usize,
 }
 
 impl Options {
@@ -62,6 +70,7 @@ impl Options {
             noexec: false,
             refresh: Duration::from_secs(5),
             threads: None,
+            max_inodes: MAX_INODES,
         }
     }
 }

@@ -2,7 +2,8 @@
 //! together.
 
 use super::Options;
-use super::fuse::{self, Fuse};
+use super::eviction::Eviction;
+use super::fuse::Fuse;
 use super::inodes::ROOT;
 use super::mountpoint::{self, Backing, Mounted, NAME};
 use super::session::Signals;
@@ -15,17 +16,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// Nodes that the kernel may hold before the oldest are taken back: about 200 bytes each here, and 1 KB in
-/// the kernel.
-const NODES_MAX: usize = 1_000_000;
-/// Nodes that are taken back in one go.
-const NODES_STEP: usize = 10_000;
 /// Read-ahead of the kernel, where we may set it (root): hides what decoding takes.
 const READ_AHEAD_KIB: u32 = 4096;
 /// Threads at least, so that one that waits for the store does not keep the others.
@@ -61,8 +58,9 @@ pub(super) fn serve(
     let (crowded, is_crowded) = bounded(1);
     let ring = crowded.clone();
     // A bell that rings already need not be rung again.
+    let limit = options.max_inodes;
     let fuse =
-        Fuse::new(view.clone(), options.allow_other, NODES_MAX, move || drop(ring.try_send(Notice::Crowded)));
+        Fuse::new(view.clone(), options.allow_other, limit, move || drop(ring.try_send(Notice::Crowded)));
     let session = attach(fuse, &path, options, &backing.source).map_err(|e| refused(&path, e))?;
     let mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
@@ -88,7 +86,9 @@ pub(super) fn serve(
     let threads = [
         spawn("tell", {
             let (view, notifier) = (view.clone(), session.notifier());
-            move || tell_kernel(&view, &notifier, &told, &is_crowded)
+            let device = session.as_fd().try_clone_to_owned().ok();
+            let eviction = Eviction::new(limit, session.notifier(), device);
+            move || tell_kernel(&view, &notifier, eviction, &told, &is_crowded)
         })?,
         spawn("refresh", {
             let refresh = options.refresh;
@@ -177,9 +177,13 @@ fn refused(path: &Path, e: io::Error) -> Error {
 
 /// The only thread that notifies. It holds no lock of ours meanwhile: the kernel may wait for requests that
 /// are being answered before it takes a notification.
-fn tell_kernel(view: &View, notifier: &Notifier, told: &Receiver<Notice>, crowded: &Receiver<Notice>) {
-    // Where a pass did not help (folders, and what is open, stay), the next one waits for more to come.
-    let mut enough = NODES_MAX;
+fn tell_kernel(
+    view: &View,
+    notifier: &Notifier,
+    mut eviction: Eviction,
+    told: &Receiver<Notice>,
+    crowded: &Receiver<Notice>,
+) {
     loop {
         let notice = crossbeam_channel::select! {
             recv(told) -> n => n,
@@ -193,29 +197,8 @@ fn tell_kernel(view: &View, notifier: &Notifier, told: &Receiver<Notice>, crowde
                 }
                 let _ = notifier.inval_inode(INodeNo(ROOT), 0, 0);
             }
-            Ok(Notice::Crowded) if view.nodes.len() > enough => {
-                take_back(view, notifier);
-                enough = NODES_MAX.max(view.nodes.len() + NODES_STEP);
-            }
-            Ok(Notice::Crowded) => enough = enough.min(NODES_MAX.max(view.nodes.len() + NODES_STEP)),
+            Ok(Notice::Crowded) => eviction.crowded(&view.nodes),
             Err(_) => return,
-        }
-    }
-}
-
-/// Asks the kernel to let go of the oldest files, down to nine tenths of the limit; its forgets follow.
-fn take_back(view: &View, notifier: &Notifier) {
-    let low = NODES_MAX / 10 * 9;
-    let surplus = view.nodes.len().saturating_sub(low);
-    for _ in 0..surplus.div_ceil(NODES_STEP) {
-        let oldest = view.nodes.oldest(NODES_STEP);
-        if oldest.is_empty() {
-            return;
-        }
-        for node in oldest {
-            if let Some(parent) = &node.parent {
-                let _ = notifier.inval_entry(fuse::number(parent), OsStr::from_bytes(&node.name));
-            }
         }
     }
 }

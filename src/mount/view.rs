@@ -1,6 +1,7 @@
 //! The mount as plain functions: numbers and names in, attributes and bytes out. No kernel needed.
 
 use super::attributes::{self, Attributes, Type};
+use super::counters::Counters;
 use super::errno::{self, Errno};
 use super::folders::{Folders, Found, tree_of};
 use super::inodes::{Fingerprint, Folder, Node, Nodes, Numbering, ROOT};
@@ -34,6 +35,7 @@ const LATEST_MAX: usize = 1024;
 /// Attributes that are answered when asked by name, and never listed, or `rsync -X` would see a difference.
 const OF_SNAPSHOT: &[u8] = b"user.pastfs.snapshot";
 const OF_REPOSITORY: &[u8] = b"user.pastfs.repository";
+const STATISTICS: &[u8] = b"user.pastfs.statistics";
 
 /// What does not change while mounted.
 pub(super) struct Setting {
@@ -60,6 +62,7 @@ pub(super) struct View {
     pub(super) nodes: Nodes,
     pub(super) folders: Folders,
     pub(super) readers: Readers,
+    pub(super) counters: Counters,
     snapshots: RwLock<Arc<Snapshots>>,
     links: Mutex<BTreeMap<u64, (Vec<u8>, Time)>>,
     told: Mutex<HashSet<String>>,
@@ -100,6 +103,7 @@ impl View {
             nodes: Nodes::new(),
             folders: Folders::new(),
             readers: Readers::new(),
+            counters: Counters::default(),
             snapshots: RwLock::default(),
             links: Mutex::default(),
             told: Mutex::default(),
@@ -465,6 +469,7 @@ impl View {
         if ino == ROOT {
             return match name {
                 OF_REPOSITORY => Ok(self.setting.repository.hex().into_bytes()),
+                STATISTICS => Ok(self.counters.json(self.nodes.len()).into_bytes()),
                 _ => Err(Errno::ENODATA),
             };
         }
@@ -495,14 +500,15 @@ impl View {
         Ok(value)
     }
 
-    /// The names of all xattrs, sorted, each with a zero behind it.
-    pub fn xattrs(&self, ino: u64) -> Result<Vec<u8>, Errno> {
+    /// The names of all xattrs, sorted, each with a zero behind it. Those in `trusted.` are root's: the kernel
+    /// answers others who ask for one that there is none, so they are not listed for them either (xattr(7)).
+    pub fn xattrs(&self, ino: u64, for_root: bool) -> Result<Vec<u8>, Errno> {
         if ino == ROOT || self.links.lock().contains_key(&ino) {
             return Ok(Vec::new());
         }
         let entry = self.entry(&*self.node(ino)?)?;
         let mut names = Vec::new();
-        for x in &entry.xattrs {
+        for x in entry.xattrs.iter().filter(|x| for_root || !x.name.starts_with(b"trusted.")) {
             names.extend_from_slice(&x.name);
             names.push(0);
         }

@@ -181,7 +181,7 @@ fn the_root_of_a_snapshot_is_slash_with_the_snapshots_time() {
     assert_eq!((a.mode, a.uid, a.kind, ttl), (0o755, 7, Type::Folder, FOREVER));
     assert_eq!(a.mtime, Time { seconds: 1, nanos: 5 });
     assert_eq!(w.view.xattr(a.ino, b"user.pastfs.snapshot").unwrap(), "01".repeat(32).as_bytes());
-    assert_eq!(w.view.xattrs(a.ino).unwrap(), b"");
+    assert_eq!(w.view.xattrs(a.ino, true).unwrap(), b"");
     assert_eq!(w.view.lookup(a.ino, b"nothing").unwrap(), Looked::Never);
 }
 
@@ -275,11 +275,14 @@ fn xattrs_come_back_byte_for_byte_and_missing_ones_are_enodata() {
     let mut f = inline("f", "x");
     f.xattrs = vec![
         Xattr { name: b"system.posix_acl_access".to_vec(), value: Content::Inline(vec![2, 0, 0, 0]) },
+        Xattr { name: b"trusted.t".to_vec(), value: Content::Inline(vec![1]) },
         Xattr { name: b"user.big".to_vec(), value: Content::Extents(vec![w.chunk(&big)]) },
     ];
     w.view.refresh(vec![w.snapshot(1, &[f])]);
     let ino = w.walk(&format!("{ONE}/f")).unwrap();
-    assert_eq!(w.view.xattrs(ino).unwrap(), b"system.posix_acl_access\0user.big\0");
+    assert_eq!(w.view.xattrs(ino, false).unwrap(), b"system.posix_acl_access\0user.big\0");
+    let all = b"system.posix_acl_access\0trusted.t\0user.big\0";
+    assert_eq!(w.view.xattrs(ino, true).unwrap(), all);
     assert_eq!(w.view.xattr(ino, b"system.posix_acl_access").unwrap(), [2, 0, 0, 0]);
     assert_eq!(w.view.xattr(ino, b"user.big").unwrap(), big);
     assert_eq!(w.view.xattr(ino, b"user.none"), Err(Errno::ENODATA));

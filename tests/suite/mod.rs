@@ -2,7 +2,9 @@
 
 mod away;
 mod damage;
+mod deaths;
 mod errors;
+mod eviction;
 mod fidelity;
 mod format;
 mod fstab;
@@ -13,10 +15,14 @@ mod incremental;
 mod interrupted;
 mod listing;
 mod manual;
+mod matrix;
 mod mounting;
 mod oddities;
+mod permissions;
+mod requests;
 mod restoring;
 mod samba;
 mod scene;
 mod selection;
+mod soak;
 mod together;

@@ -420,6 +420,20 @@ impl Mount<'_> {
         names
     }
 
+    /// What it tells of itself: requests by kind, inodes held.
+    #[track_caller]
+    pub fn statistics(&self) -> Value {
+        let mut buffer = [0u8; 4096];
+        let n = rustix::fs::getxattr(&self.dir, "user.pastfs.statistics", &mut buffer).unwrap();
+        serde_json::from_slice(&buffer[..n]).unwrap()
+    }
+
+    /// The process that serves it.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        pid_of_daemon(&self.dir)
+    }
+
     /// Those of snapshots.
     pub fn dated(&self) -> Vec<String> {
         self.names().into_iter().filter(|n| n != "latest").collect()

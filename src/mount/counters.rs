@@ -1,0 +1,74 @@
+//! How many requests of each kind the kernel sent. What a program costs here is told by these numbers, not
+//! by seconds: the tests hold the mount to them.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! requests {
+    ($($variant:ident $name:literal,)*) => {
+        /// The kinds of requests, as they are called in fuse(4), in lower case.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub(super) enum Kind { $($variant,)* }
+
+        /// Their names, in the order of the variants.
+        const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+requests! {
+    Lookup "lookup",
+    Forget "forget",
+    Getattr "getattr",
+    Readlink "readlink",
+    Open "open",
+    Read "read",
+    Flush "flush",
+    Opendir "opendir",
+    Readdir "readdir",
+    Readdirplus "readdirplus",
+    Statfs "statfs",
+    Getxattr "getxattr",
+    Listxattr "listxattr",
+    Lseek "lseek",
+}
+
+/// Counts requests, from any thread.
+#[derive(Default)]
+pub(super) struct Counters {
+    counts: [AtomicU64; NAMES.len()],
+}
+
+impl Counters {
+    /// One more request. Nothing is ordered by this: a sum is exact once the requests that it is about were answered.
+    pub fn count(&self, kind: Kind) {
+        self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All counts, and how many inodes the kernel holds, as one JSON object.
+    pub fn json(&self, inodes: usize) -> String {
+        let mut text = String::from("{\"requests\":{");
+        for (n, (name, count)) in NAMES.iter().zip(&self.counts).enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            let _ = write!(text, "{comma}\"{name}\":{}", count.load(Ordering::Relaxed));
+        }
+        let _ = write!(text, "}},\"inodes\":{inodes}}}");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_counted_under_its_name() {
+        let counters = Counters::default();
+        counters.count(Kind::Lookup);
+        counters.count(Kind::Lseek);
+        counters.count(Kind::Lseek);
+        let json = counters.json(7);
+        assert!(json.starts_with("{\"requests\":{\"lookup\":1,\"forget\":0,"), "{json}");
+        assert!(json.ends_with(",\"lseek\":2},\"inodes\":7}"), "{json}");
+    }
+}
