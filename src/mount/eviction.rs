@@ -74,13 +74,10 @@ impl Eviction {
         // Those in a folder came behind it: it has nothing in it any more when its turn comes.
         let numbers: Vec<u64> = nodes.iter().rev().map(|n| n.ino).collect();
         for some in numbers.chunks(PRUNE_MAX) {
-            match rustix::io::write(device, &prune_message(some)) {
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    self.device = None;
-                    return false;
-                }
-                // The mount is gone, and the loop that calls this ends.
-                Err(_) | Ok(_) => {}
+            // Where the mount is gone, the loop that calls this ends.
+            if let Err(Errno::INVAL | Errno::NOSYS) = rustix::io::write(device, &prune_message(some)) {
+                self.device = None;
+                return false;
             }
         }
         true
