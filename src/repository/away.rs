@@ -6,15 +6,20 @@ use crate::fault::{Error, Fault, Result};
 
 impl Repository {
     /// A store that is being deleted, or moved away under us, must not look like one whose snapshots were all
-    /// forgotten: who mirrors a mount would delete the mirror.
+    /// forgotten: who mirrors a mount would delete the mirror. Who sees the store for the first time gets a warning
+    /// of what vanished, and no snapshots.
     pub(super) fn not_emptied(&self, listing: &Listing) -> Result<()> {
-        let vanished = self.known.lock().vanished.len();
-        if vanished == 0 || !listing.manifests.is_empty() {
+        let known = &mut *self.known.lock();
+        if !listing.manifests.is_empty() {
+            known.has_listed = true;
             return Ok(());
         }
-        Err(self.emptied(&format!(
-            "{vanished} snapshots are gone from it, and no note says that they were forgotten"
-        )))
+        match known.vanished.len() {
+            n if n > 0 && known.has_listed => Err(self.emptied(&format!(
+                "{n} snapshots are gone from it, and no note says that they were forgotten"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn emptied(&self, why: &str) -> Error {

@@ -61,6 +61,8 @@ pub(super) struct Known {
     pub remembered: Option<Remembered>,
     /// Snapshots that were there once, and are not, for no known reason.
     pub vanished: Vec<Arc<Snapshot>>,
+    /// This process has shown snapshots of it.
+    pub has_listed: bool,
 }
 
 /// A note that was proven.
@@ -160,7 +162,7 @@ impl Repository {
     /// The same; calls `listed` once the store has listed both.
     fn list_and(&self, listed: impl FnOnce()) -> Result<Listing> {
         let mut known = self.known.lock();
-        let Known { remembered, vanished } = &mut *known;
+        let Known { remembered, vanished, .. } = &mut *known;
         let names = || -> Result<_> { Ok((self.store.names("notes/")?, self.store.names("snapshots/")?)) };
         let (note_names, manifest_names) = if remembered.is_some() {
             names()?

@@ -154,7 +154,7 @@ impl Repository {
     pub fn accept_vanished(&self) -> Result<usize> {
         self.list()?;
         let mut known = self.known.lock();
-        let Known { remembered: Some(remembered), vanished } = &mut *known else { return Ok(0) };
+        let Known { remembered: Some(remembered), vanished, .. } = &mut *known else { return Ok(0) };
         let accepted = std::mem::take(vanished);
         for s in &accepted {
             remembered.add(Item::Gone(s.id.0));
