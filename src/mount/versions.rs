@@ -206,24 +206,34 @@ impl View {
         Ok(self.find(sight, folder, &known, name)?.map(Below::Path))
     }
 
-    /// All that lies in a folder of `versions/`: the versions of a file, by time, then what is below, by name.
+    /// What lies in a folder of `versions/`, from place `from` on: the versions of a file, by time, then what is below,
+    /// by name; until `each` answers that it is enough.
     pub(super) fn version_children(
         &self,
         sight: &Sight,
         folder: &Node,
-    ) -> Result<Vec<(Vec<u8>, Below)>, Errno> {
+        from: usize,
+        each: &mut dyn FnMut(usize, &[u8], Below) -> Result<bool, Errno>,
+    ) -> Result<(), Errno> {
         let known = self.known(sight, folder)?;
-        let mut all = Vec::new();
-        if !known.name.versions.is_empty() {
-            let labels = self.labels(sight, folder, &known)?;
-            let numbered = labels.iter().cloned().enumerate();
-            all.extend(numbered.map(|(i, label)| (label, Below::Version(known.clone(), i))));
+        let count = known.name.versions.len();
+        if from < count {
+            for (i, label) in self.labels(sight, folder, &known)?.iter().enumerate().skip(from) {
+                if each(i, label, Below::Version(known.clone(), i))? {
+                    return Ok(());
+                }
+            }
         }
-        if !known.name.folders.is_empty() {
-            let union = self.union(sight, folder, &known)?;
-            all.extend(union.iter().map(|k| (k.name.name.clone(), Below::Path(k.clone()))));
+        if known.name.folders.is_empty() {
+            return Ok(());
         }
-        Ok(all)
+        let union = self.union(sight, folder, &known)?;
+        for (i, below) in union.iter().enumerate().skip(from.saturating_sub(count)) {
+            if each(count + i, &below.name.name, Below::Path(below.clone()))? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The names of a file's versions: the time of the first snapshot that holds each, and the file's extension. Those that

@@ -129,12 +129,10 @@ impl View {
                 }
             }
             Made::Versions(path) => {
-                let all = self.version_children(sight, folder)?;
-                for ((name, below), place) in all.iter().zip(2..).skip_while(|(_, place)| *place < from) {
-                    if each(place, name, self.below(path, name, below.clone()))? {
-                        return Ok(());
-                    }
-                }
+                let from = usize::try_from(from.saturating_sub(2)).unwrap_or(usize::MAX);
+                self.version_children(sight, folder, from, &mut |i, name, below| {
+                    each(i as u64 + 2, name, self.below(path, name, below))
+                })?;
             }
         }
         Ok(())

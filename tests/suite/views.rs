@@ -76,10 +76,10 @@ fn hosts_tags_and_times_lead_to_the_dated_folders() {
     mount.unmount();
     // A zone of its own: the end of that day, there.
     let mut command = scene.command(["mount", "mnt"]);
-    command.env("TZ", "Pacific/Kiritimati");
+    command.env("TZ", "Pacific/Honolulu");
     scene.run_command(command).ok();
-    let target = fs::read_link(scene.path("mnt/at/2024-03-02")).unwrap();
-    assert_eq!(target, Path::new("..").join(FIRST), "that day ended 14 hours before it did in Greenwich");
+    let target = fs::read_link(scene.path("mnt/at/2024-03-01")).unwrap();
+    assert_eq!(target, Path::new("..").join(SECOND), "that day ended 10 hours later there");
     scene.run(["umount", "mnt"]).ok();
 }
 
@@ -107,7 +107,7 @@ fn a_path_in_versions_holds_all_that_ever_was_there_as_the_very_files() {
     let found =
         scene.shell("find mnt/versions -type f | wc -l; cp -r mnt/versions copy; find copy -type f | wc -l");
     assert_eq!(found.ok().text().split_whitespace().collect::<Vec<_>>(), ["3", "3"]);
-    scene.shell("rsync -a --dry-run --itemize-changes mnt/versions/ copy/ | grep ^.f && exit 1; true").ok();
+    scene.shell("diff -r mnt/versions copy && chmod -R u+w copy").ok();
     mount.unmount();
 }
 
