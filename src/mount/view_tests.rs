@@ -9,7 +9,7 @@ use super::snapshots::Shown;
 use super::view::{BRIEFLY, FOREVER, Looked, Setting, View};
 use crate::clock::Time;
 use crate::event::{Event, Observer};
-use crate::fault::{Error, Result};
+use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Entry, Extent, Node, Stat, Xattr};
 use crate::id::{ChunkId, RepositoryId, SnapshotId};
@@ -23,10 +23,15 @@ use std::sync::Arc;
 pub(super) struct Memory {
     chunks: Mutex<HashMap<ChunkId, Bytes>>,
     pub(super) reads: Mutex<usize>,
+    /// The store cannot be reached.
+    pub(super) away: Mutex<bool>,
 }
 
 impl Chunks for Memory {
     fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
+        if *self.away.lock() {
+            return Err(Error::new(Fault::Busy, "the store is away"));
+        }
         if space == Space::Trees {
             *self.reads.lock() += 1;
         }

@@ -148,7 +148,8 @@ impl View {
         take: &mut dyn FnMut(&Line<'_>) -> bool,
     ) -> Result<(), Errno> {
         let sight = self.sight();
-        self.children(&sight, folder, made, from, &mut |place, name, child| {
+        let mut taken = false;
+        let result = self.children(&sight, folder, made, from, &mut |place, name, child| {
             if name.len() > NAME_MAX {
                 self.too_long(name);
                 return Ok(false);
@@ -156,8 +157,7 @@ impl View {
             let next = place + 1;
             if !plus {
                 let (ino, kind) = self.number(&sight, folder, name, &child)?;
-                let mut attributes = self.plain(folder, kind, sight.snapshots.time());
-                attributes.ino = ino;
+                let attributes = Attributes { ino, ..self.plain(folder, kind, sight.snapshots.time()) };
                 return Ok(take(&Line { name, next, attributes, ttl: Duration::ZERO }));
             }
             let (node, attributes, ttl) = self.present(&sight, folder, name, &child, false)?;
@@ -165,8 +165,14 @@ impl View {
             if full {
                 self.forget(node.ino, 1);
             }
+            taken |= !full;
             Ok(full)
-        })
+        });
+        match result {
+            // The kernel must be told of what it was given references of; it comes again, and hears it then.
+            Err(_) if taken => Ok(()),
+            result => result,
+        }
     }
 
     /// The kernel is told of something; what stat shows of it, and for how long. Unless it is to be `read`, the root of a

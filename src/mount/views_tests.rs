@@ -246,6 +246,22 @@ fn damage_in_one_snapshot_hides_no_other_and_is_told_once() {
 }
 
 #[test]
+fn a_store_that_is_away_is_an_error_and_never_a_missing_file() {
+    let w = World::new(None);
+    past(&w);
+    let home = w.walk("versions/home").unwrap();
+    *w.memory.away.lock() = true;
+    assert_eq!(w.view.lookup(home, b"notes.odt"), Err(Errno::EIO));
+    assert_eq!(w.view.list(home, 0, true, &mut |_| false), Err(Errno::EIO));
+    assert_eq!(w.walk("by-host/here/latest").map(drop), Ok(()));
+    *w.memory.away.lock() = false;
+    assert_eq!(listed(&w, "versions/home").len(), 3);
+    let held = w.view.nodes.len();
+    w.view.forget(home, 99);
+    assert!(held > w.view.nodes.len());
+}
+
+#[test]
 fn nobody_gets_into_the_past_who_could_not_everywhere() {
     let w = World::new(Some("here"));
     let with = |mode: u32, uid: u32| {

@@ -58,9 +58,8 @@ impl View {
         }
         let entry = self.entry(&node)?;
         let mut names = Vec::new();
-        let shown = |name: &[u8]| {
-            !self.setting.owners.hides(name) && (for_root || !name.starts_with(b"trusted."))
-        };
+        let shown =
+            |name: &[u8]| !self.setting.owners.hides(name) && (for_root || !name.starts_with(b"trusted."));
         for x in entry.xattrs.iter().filter(|x| shown(&x.name)) {
             names.extend_from_slice(&x.name);
             names.push(0);
