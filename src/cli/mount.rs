@@ -6,7 +6,7 @@ use super::ending::Exit;
 use super::log::Log;
 use super::progress::Progress;
 use crate::fault::{Doing, Result};
-use crate::mount::{self, Names, Options};
+use crate::mount::{self, Names, Options, Owners};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,11 +17,28 @@ const REFRESH_MAX: i64 = 86_400;
 
 /// Show all snapshots as folders
 ///
-/// Each snapshot is a folder named by its time in UTC, such as 2026-11-20T02-00-05Z, and `latest` is the newest one;
-/// in them lie absolute paths. New snapshots appear while it is mounted. The command returns once the mount is
-/// ready; `pastfs umount DIR` ends it. The mount is read-only, and what cannot be verified is an error, never wrong
-/// bytes. While the repository is away the mount stays, what cannot be read is an error, and the log tells of it.
-/// fstab, systemd, Samba and the way out after a crash are described in pastfs(7).
+/// Each snapshot is a folder named by its time in UTC, such as 2026-11-20T02-00-05Z; in them lie absolute paths. New
+/// snapshots appear while it is mounted. The command returns once the mount is ready; `pastfs umount DIR` ends it.
+/// The mount is read-only, and what cannot be verified is an error, never wrong bytes. While the repository is away the
+/// mount stays, what cannot be read is an error, and the log tells of it. fstab, systemd, Samba and the way out after
+/// a crash are described in pastfs(7).
+///
+/// Beside the snapshots lie other ways to them:
+///
+/// latest: the newest snapshot.
+///
+/// at/TIME: the newest snapshot not later than TIME, which may be a date (its end: at/2026-11-19), a date and time
+/// (at/2026-11-19T14:00, 'at/2026-11-19 14:00'), today, yesterday, or something like at/3_days_ago. Times are local, and
+/// relative ones move on with the clock. A time that comes twice as clocks go back means the second; one that is
+/// skipped as they go forward is read as if they had not. The folder lists nothing, as any time is a name in it.
+///
+/// by-host/HOST/, by-tag/TAG/: the snapshots of one host or with one tag, and the latest of them.
+///
+/// versions/PATH: that path in all snapshots together. A folder there lists everything that ever was in it, deleted
+/// files too. A file there is a folder with an entry for each of its versions, which is named by the time of the
+/// first snapshot that holds it and ends like the file, such as versions/home/ana/plan.odt/2026-11-20T02-00-05Z.odt.
+/// A version is another one if content, type, size or mtime differ. With --allow-other nobody gets into a folder there
+/// who does not in each snapshot that has it.
 ///
 /// The mounted folder itself answers extended attributes that are never listed: `user.pastfs.repository` is the id of the
 /// repository, and `user.pastfs.statistics` tells in JSON how many requests of each kind the kernel has sent and how many
@@ -63,6 +80,21 @@ pub struct Mount {
     /// Inodes that the kernel may hold before the oldest unused ones are taken back; each costs about 1 KB
     #[arg(long, value_name = "N", default_value_t = mount::MAX_INODES)]
     max_inodes: usize,
+    /// Show things as owned by others: `names`, `me`, FROM=TO or :FROM=:TO (may be repeated)
+    ///
+    /// Numbers of owners mean other people on another machine. `names` goes by the names that the snapshot recorded;
+    /// those that are unknown here keep their numbers (but where others may look in, unknown owners of another
+    /// host's files become nobody, 65534). `me` makes everything belong to who mounts. FROM=TO maps one user, :FROM=:TO
+    /// one group, each a name or a number; these come before `names` and `me`. Numbers in ACLs follow FROM=TO; with
+    /// `names` and `me` ACLs are not shown, and modes are narrowed until they let in nobody whom an ACL kept out.
+    #[arg(long, value_name = "RULE")]
+    map_owner: Vec<String>,
+    /// Give each file of each snapshot an inode number of its own
+    ///
+    /// Without it an unchanged file is one inode in all snapshots, and is read and kept in memory once. Some programs
+    /// take such files for hard links, or skip what they believe to have seen.
+    #[arg(long)]
+    unique_inodes: bool,
 }
 
 impl Mount {
@@ -74,6 +106,8 @@ impl Mount {
             noexec: self.noexec,
             refresh: Duration::from_secs(self.refresh.into()),
             max_inodes: self.max_inodes,
+            owners: Owners::new(&self.map_owner)?,
+            unique_inodes: self.unique_inodes,
             ..Options::new(dir)
         };
         let log = Log::new(Progress::warnings(global), self.log_file.as_deref(), global.verbose > 0)?;

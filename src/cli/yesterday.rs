@@ -183,11 +183,15 @@ fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
 }
 
 /// The folders in the mount's root, newest first; their mtime is the snapshot's time.
-fn dated_folders(mount: &Path) -> Result<Vec<Dated>> {
-    let doing = || format!("listing {}", mount.display());
+fn dated_folders(at: &Path) -> Result<Vec<Dated>> {
+    let doing = || format!("listing {}", at.display());
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(mount).doing(doing)? {
+    for entry in std::fs::read_dir(at).doing(doing)? {
         let entry = entry.doing(doing)?;
+        // The other ways to the snapshots are none.
+        if mount::names::BESIDE.contains(&entry.file_name().as_bytes()) {
+            continue;
+        }
         // What vanishes meanwhile was forgotten. A symlink is another name of one of these.
         let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_dir() {

@@ -84,7 +84,7 @@ impl Eviction {
     }
 
     fn invalidate(&self, nodes: &[Arc<Node>]) {
-        for node in nodes.iter().filter(|n| n.folder.is_none()) {
+        for node in nodes.iter().filter(|n| !n.is_folder()) {
             if let Some(parent) = &node.parent {
                 let _ = self.notifier.inval_entry(INodeNo(parent.ino), OsStr::from_bytes(&node.name));
             }

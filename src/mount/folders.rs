@@ -125,7 +125,7 @@ pub(super) fn tree_of(entry: &Entry) -> Result<ChunkId> {
 }
 
 /// About the bytes of memory that an entry takes.
-fn cost(entry: &Entry) -> usize {
+pub(super) fn cost(entry: &Entry) -> usize {
     let content = |c: &Content| match c {
         Content::Inline(bytes) => bytes.len(),
         Content::Extents(extents) => extents.len() * 56,

@@ -134,6 +134,9 @@ impl Filesystem for Fuse {
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_ASYNC_DIO
+            // A listing that the kernel keeps holds only while the folder's mtime is the same, which closes the gap
+            // between a listing under way and the word that there are new snapshots. What holds for ever is not asked.
+            | InitFlags::FUSE_AUTO_INVAL_DATA
             // A number that was forgotten cannot be turned back into a node.
             | InitFlags::FUSE_NO_EXPORT_SUPPORT;
         if self.acl {

@@ -15,13 +15,13 @@ use crate::clock::Time;
 use crate::format::tree::{At, Content, Entry, Node as Kind, Stat};
 use crate::id::ChunkId;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// The root of the mount, as FUSE has it.
 pub(super) const ROOT: u64 = 1;
-/// Numbers below this are not given to hashes: the root, and the symlinks beside the snapshots.
-pub(super) const RESERVED: u64 = 1 << 20;
+/// Numbers below this are not given to hashes: FUSE has its own meaning for 0 and 1.
+const RESERVED: u64 = 1 << 4;
 
 /// A digest of a path within a snapshot.
 pub(super) type PathDigest = [u8; 32];
@@ -33,17 +33,25 @@ pub(super) struct Node {
     pub ino: u64,
     /// How far it lies from where its hash pointed.
     pub generation: u64,
-    /// The snapshot in which it was seen last.
-    pub snapshot: Arc<Shown>,
-    /// The folder in which it was seen; `None` for the root of a snapshot.
+    /// The folder in which it was seen; `None` for the root of the mount, and for the root of a snapshot.
     pub parent: Option<Arc<Node>>,
     /// Its name there; that of the snapshot's folder for its root.
     pub name: Box<[u8]>,
-    /// What only folders have.
-    pub folder: Option<Box<Folder>>,
+    /// What it is.
+    pub what: What,
 }
 
-/// What is known of a folder.
+/// What a node is.
+pub(super) enum What {
+    /// In the snapshot in which it was seen last, with what only folders have.
+    Saved(Arc<Shown>, Option<Box<Folder>>),
+    /// A folder of the mount's own, in no snapshot.
+    Made(Made),
+    /// A symlink of the mount's own. It never changes: with another target it is another node.
+    Link(Box<Link>),
+}
+
+/// What is known of a folder in a snapshot.
 pub(super) struct Folder {
     /// Root page of its tree.
     pub tree: ChunkId,
@@ -51,8 +59,45 @@ pub(super) struct Folder {
     pub path: PathDigest,
 }
 
+/// A folder of the mount's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// The root of the mount.
+    Root,
+    /// `at`, whose names are times.
+    At,
+    /// `by-host` or `by-tag`.
+    By(Group),
+    /// One host's or tag's, called as the node.
+    Of(Group),
+    /// `versions`, or what is below: the digest of the path that it shows.
+    Versions(Box<PathDigest>),
+}
+
+/// By what snapshots are grouped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(super) enum Group {
+    Host,
+    Tag,
+}
+
+/// A symlink of the mount's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Where it points to.
+    pub target: Vec<u8>,
+    /// Its times: those of the snapshot that it leads to.
+    pub time: Time,
+}
+
 impl Node {
-    /// Absolute path within the snapshot.
+    /// The root of the mount.
+    pub fn root() -> Self {
+        Self { ino: ROOT, generation: 0, parent: None, name: Box::default(), what: What::Made(Made::Root) }
+    }
+
+    /// Absolute path, within the snapshot or, for what is in none, within the mount.
     pub fn path(&self) -> Vec<u8> {
         let mut names: Vec<&[u8]> = Vec::new();
         let mut at = self;
@@ -65,6 +110,31 @@ impl Node {
             path.extend_from_slice(n);
             path
         })
+    }
+
+    /// Its snapshot, if it is in one.
+    pub fn snapshot(&self) -> Option<&Arc<Shown>> {
+        match &self.what {
+            What::Saved(shown, _) => Some(shown),
+            _ => None,
+        }
+    }
+
+    /// Its snapshot and what is known of it, if it is a folder in one.
+    pub fn inside(&self) -> Option<(&Arc<Shown>, &Folder)> {
+        match &self.what {
+            What::Saved(shown, Some(folder)) => Some((shown, folder)),
+            _ => None,
+        }
+    }
+
+    /// Whether a process can stand in it.
+    pub fn is_folder(&self) -> bool {
+        match &self.what {
+            What::Saved(_, folder) => folder.is_some(),
+            What::Made(_) => true,
+            What::Link(_) => false,
+        }
     }
 }
 
@@ -89,6 +159,8 @@ pub(super) struct Fingerprint {
 /// Hashes things into numbers.
 pub(super) struct Numbering {
     key: [u8; 32],
+    /// Files of two snapshots are never one.
+    unique: bool,
     /// Bits of the hash that count; 64 but in tests of collisions.
     mask: u64,
 }
@@ -99,17 +171,21 @@ mod kind {
     pub const FOLDER: u8 = 1;
     pub const FILE: u8 = 2;
     pub const GROUP: u8 = 3;
+    pub const MADE: u8 = 4;
+    pub const LINK: u8 = 5;
+    pub const VERSIONS: u8 = 6;
 }
 
 impl Numbering {
-    pub fn new(key: [u8; 32]) -> Self {
-        Self { key, mask: u64::MAX }
+    /// `unique`: no file of a snapshot shares its number with one of another.
+    pub fn new(key: [u8; 32], unique: bool) -> Self {
+        Self { key, unique, mask: u64::MAX }
     }
 
     /// Few numbers, so that collisions are certain.
     #[cfg(test)]
     pub fn crowded(bits: u32) -> Self {
-        Self { key: [0; 32], mask: (1 << bits) - 1 }
+        Self { key: [0; 32], unique: false, mask: (1 << bits) - 1 }
     }
 
     fn hash(&self, bytes: &[u8]) -> [u8; 32] {
@@ -131,12 +207,39 @@ impl Numbering {
         self.fingerprint(&[&[kind::FOLDER], snapshot.id.0.as_slice(), path].concat())
     }
 
-    /// The number of an entry in the folder with the digest `folder`.
-    pub fn entry(&self, snapshot: &Shown, folder: &PathDigest, entry: &Entry) -> Fingerprint {
+    /// The number of a folder of the mount's own, at `path` in it.
+    pub fn made(&self, path: &[u8]) -> Fingerprint {
+        self.fingerprint(&[&[kind::MADE], path].concat())
+    }
+
+    /// The number of a symlink of the mount's own. The kernel keeps targets, so another target is another
+    /// number.
+    pub fn link(&self, path: &[u8], link: &Link) -> Fingerprint {
+        let mut bytes = vec![kind::LINK];
+        text_into(path, &mut bytes);
+        text_into(&link.target, &mut bytes);
+        time_into(link.time, &mut bytes);
+        self.fingerprint(&bytes)
+    }
+
+    /// The number of the folder that shows all versions of a path.
+    pub fn versions(&self, path: &PathDigest) -> Fingerprint {
+        self.fingerprint(&[&[kind::VERSIONS], path.as_slice()].concat())
+    }
+
+    /// The number of an entry in the folder with the digest `folder`, shown as owned by `owner`.
+    pub fn entry(
+        &self,
+        snapshot: &Shown,
+        folder: &PathDigest,
+        entry: &Entry,
+        owner: (u32, u32),
+    ) -> Fingerprint {
         // Pipes, sockets and devices have state besides what a snapshot says, so only their own hard links
         // share.
         let linked = entry.stat.nlink > 1 && !matches!(entry.node, Kind::Folder(_));
-        if !linked && !matches!(entry.node, Kind::File(_) | Kind::Symlink(_)) {
+        let shared = matches!(entry.node, Kind::File(_) | Kind::Symlink(_)) && !self.unique;
+        if !linked && !shared {
             return self.single(snapshot, &self.path(folder, &entry.name));
         }
         let mut bytes = Vec::with_capacity(256);
@@ -158,7 +261,7 @@ impl Numbering {
             bytes.push(kind::FILE);
             bytes.extend_from_slice(&self.path(folder, &entry.name));
         }
-        stat_into(&entry.stat, &mut bytes);
+        stat_into(&entry.stat, owner, &mut bytes);
         match &entry.node {
             Kind::File(content) => content_into(content, &mut bytes),
             Kind::Symlink(target) => {
@@ -203,18 +306,19 @@ fn text_into(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
+fn time_into(t: Time, out: &mut Vec<u8>) {
+    out.extend_from_slice(&t.seconds.to_le_bytes());
+    out.extend_from_slice(&t.nanos.to_le_bytes());
+}
+
 /// All that stat shows, and nothing else: owner names and the fresh mark may differ where the file
 /// is the same.
-fn stat_into(s: &Stat, out: &mut Vec<u8>) {
-    let time = |t: Time, out: &mut Vec<u8>| {
-        out.extend_from_slice(&t.seconds.to_le_bytes());
-        out.extend_from_slice(&t.nanos.to_le_bytes());
-    };
-    for n in [s.mode, s.uid, s.gid] {
+fn stat_into(s: &Stat, owner: (u32, u32), out: &mut Vec<u8>) {
+    for n in [s.mode, owner.0, owner.1] {
         out.extend_from_slice(&n.to_le_bytes());
     }
-    time(s.mtime, out);
-    time(s.ctime, out);
+    time_into(s.mtime, out);
+    time_into(s.ctime, out);
     out.extend_from_slice(&s.size.to_le_bytes());
     out.extend_from_slice(&s.nlink.to_le_bytes());
 }
@@ -258,6 +362,8 @@ struct Table {
     /// skipped.
     order: VecDeque<(u64, u64)>,
     serial: u64,
+    /// The folders of the mount's own.
+    made: HashSet<u64>,
 }
 
 struct Slot {
@@ -269,8 +375,11 @@ struct Slot {
 }
 
 impl Nodes {
+    /// The root of the mount is always held.
     pub fn new() -> Self {
-        Self { table: Mutex::default() }
+        let mut table = Table { made: HashSet::from([ROOT]), ..Table::default() };
+        table.slots.insert(ROOT, Slot { node: Arc::new(Node::root()), tag: 0, lookups: 1, serial: 0 });
+        Self { table: Mutex::new(table) }
     }
 
     /// The node with this number.
@@ -293,9 +402,11 @@ impl Nodes {
             match table.slots.get_mut(&ino) {
                 Some(slot) if slot.tag == f.tag => {
                     slot.lookups += 1;
-                    let node = make(ino, moved);
-                    if !Arc::ptr_eq(&node.snapshot, &slot.node.snapshot) {
-                        slot.node = Arc::new(node);
+                    if let Some(before) = slot.node.snapshot() {
+                        let node = make(ino, moved);
+                        if node.snapshot().is_some_and(|now| !Arc::ptr_eq(now, before)) {
+                            slot.node = Arc::new(node);
+                        }
                     }
                     return slot.node.clone();
                 }
@@ -310,6 +421,9 @@ impl Nodes {
         table.serial += 1;
         let serial = table.serial;
         table.order.push_back((ino, serial));
+        if matches!(node.what, What::Made(_)) {
+            table.made.insert(ino);
+        }
         table.slots.insert(ino, Slot { node: node.clone(), tag: f.tag, lookups: 1, serial });
         node
     }
@@ -326,6 +440,9 @@ impl Nodes {
 
     /// The kernel gives back `n` of its references. Whether that was the last.
     pub fn forget(&self, ino: u64, n: u64) -> bool {
+        if ino == ROOT {
+            return false;
+        }
         let table = &mut *self.table.lock();
         let Some(slot) = table.slots.get_mut(&ino) else { return false };
         slot.lookups = slot.lookups.saturating_sub(n);
@@ -334,6 +451,7 @@ impl Nodes {
         }
         // The parent's reference count may go to zero with it; nothing there needs the lock.
         table.slots.remove(&ino);
+        table.made.remove(&ino);
         if table.order.len() > 2 * table.slots.len() + 1024 {
             let slots = &table.slots;
             table.order.retain(|(ino, serial)| slots.get(ino).is_some_and(|s| s.serial == *serial));
@@ -341,6 +459,11 @@ impl Nodes {
             table.slots.shrink_to(table.slots.len() * 2);
         }
         true
+    }
+
+    /// The folders of the mount's own that the kernel holds.
+    pub fn made(&self) -> Vec<u64> {
+        self.table.lock().made.iter().copied().collect()
     }
 
     /// Up to `n` of the nodes that came first. They go to the end of the order, so that the next call gives others.
@@ -391,12 +514,12 @@ mod tests {
     }
 
     fn ino(n: &Numbering, snapshot: u8, e: &Entry) -> u64 {
-        n.entry(&shown(snapshot), &n.root_path(), e).ino
+        n.entry(&shown(snapshot), &n.root_path(), e, (e.stat.uid, e.stat.gid)).ino
     }
 
     #[test]
     fn an_unchanged_file_is_one_inode_in_all_snapshots_and_any_change_makes_another() {
-        let n = Numbering::new([7; 32]);
+        let n = Numbering::new([7; 32], false);
         let a = file("a");
         assert_eq!(ino(&n, 1, &a), ino(&n, 2, &a));
         let mut fresh = a.clone();
@@ -413,12 +536,43 @@ mod tests {
         for o in &others {
             assert_ne!(ino(&n, 1, &a), ino(&n, 1, o), "{o:?}");
         }
-        assert_ne!(ino(&n, 1, &a), ino(&Numbering::new([8; 32]), 1, &a));
+        assert_ne!(ino(&n, 1, &a), ino(&Numbering::new([8; 32], false), 1, &a));
+    }
+
+    #[test]
+    fn with_unique_inodes_no_file_is_shared_but_by_its_hard_links() {
+        let n = Numbering::new([7; 32], true);
+        let mut a = file("a");
+        assert_ne!(ino(&n, 1, &a), ino(&n, 2, &a));
+        assert_eq!(ino(&n, 1, &a), ino(&n, 1, &a));
+        a.stat.nlink = 2;
+        a.stat.link = Some((0, 42));
+        let b = Entry { name: b"b".to_vec(), ..a.clone() };
+        assert_eq!(ino(&n, 1, &a), ino(&n, 1, &b));
+        assert_ne!(ino(&n, 1, &a), ino(&n, 2, &a));
+    }
+
+    #[test]
+    fn a_file_that_is_shown_as_anothers_is_another_file() {
+        let n = Numbering::new([7; 32], false);
+        let of = |owner| n.entry(&shown(1), &n.root_path(), &file("a"), owner).ino;
+        assert_eq!(of((1, 1)), of((1, 1)));
+        assert_ne!(of((1, 1)), of((2, 1)));
+        assert_ne!(of((1, 1)), of((1, 2)));
+    }
+
+    #[test]
+    fn a_symlink_with_another_target_is_another_node() {
+        let n = Numbering::new([7; 32], false);
+        let link = |target: &str| Link { target: target.into(), time: Time::default() };
+        assert_ne!(n.link(b"/latest", &link("a")).ino, n.link(b"/latest", &link("b")).ino);
+        assert_ne!(n.link(b"/latest", &link("a")).ino, n.link(b"/at/now", &link("a")).ino);
+        assert_ne!(n.made(b"/at").ino, n.made(b"/by-host").ino);
     }
 
     #[test]
     fn hard_links_share_an_inode_within_a_snapshot_only() {
-        let n = Numbering::new([7; 32]);
+        let n = Numbering::new([7; 32], false);
         let (mut a, mut b) = (file("a"), file("b"));
         for e in [&mut a, &mut b] {
             e.stat.nlink = 2;
@@ -435,7 +589,7 @@ mod tests {
 
     #[test]
     fn folders_and_pipes_are_never_shared() {
-        let n = Numbering::new([7; 32]);
+        let n = Numbering::new([7; 32], false);
         for node in [Kind::Folder(ChunkId([3; 32])), Kind::Fifo, Kind::CharDevice(1)] {
             let e = Entry { node, ..file("d") };
             assert_ne!(ino(&n, 1, &e), ino(&n, 2, &e));
@@ -443,7 +597,7 @@ mod tests {
     }
 
     fn make(ino: u64, generation: u64) -> Node {
-        Node { ino, generation, snapshot: shown(1), parent: None, name: Box::default(), folder: None }
+        Node { ino, generation, parent: None, name: Box::default(), what: What::Saved(shown(1), None) }
     }
 
     #[test]
@@ -451,7 +605,8 @@ mod tests {
         let n = Numbering::crowded(1);
         let nodes = Nodes::new();
         let names: Vec<String> = (0..20).map(|i| i.to_string()).collect();
-        let prints: Vec<_> = names.iter().map(|x| n.entry(&shown(1), &n.root_path(), &file(x))).collect();
+        let prints: Vec<_> =
+            names.iter().map(|x| n.entry(&shown(1), &n.root_path(), &file(x), (0, 0))).collect();
         let given: Vec<u64> = prints.iter().map(|f| nodes.acquire(*f, make).ino).collect();
         let mut distinct = given.clone();
         distinct.sort_unstable();

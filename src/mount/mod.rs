@@ -15,16 +15,23 @@ mod inodes;
 mod lru;
 mod mountpoint;
 pub mod names;
+mod owners;
 mod reading;
 mod serve;
 pub mod session;
 mod snapshots;
+mod versions;
 mod view;
 #[cfg(test)]
 mod view_tests;
+mod views;
+#[cfg(test)]
+mod views_tests;
+mod xattrs;
 
 pub use mountpoint::{mountpoints, umount};
 pub use names::Names;
+pub use owners::Owners;
 
 use crate::event::Observer;
 use crate::fault::{Doing, Result};
@@ -47,10 +54,15 @@ pub struct Options {
     /// How the folders of snapshots are called.
     pub names: Names,
     /// Other users may look in, as far as modes and ACLs let them; snapshots of other hosts stay the
-    /// owner's alone.
+    /// owner's alone, unless owners are mapped.
     pub allow_other: bool,
     /// Nothing in it can be executed.
     pub noexec: bool,
+    /// As whose things are shown.
+    pub owners: Owners,
+    /// Each file of each snapshot has a number of its own, for programs that take what shares one for one file. Pages
+    /// in memory are then not shared either.
+    pub unique_inodes: bool,
     /// How often new snapshots are looked for.
     pub refresh: Duration,
     /// Threads that answer the kernel; as many as there are cores, and at least 2, where it is `None`.
@@ -68,6 +80,8 @@ impl Options {
             names: Names::default(),
             allow_other: false,
             noexec: false,
+            owners: Owners::default(),
+            unique_inodes: false,
             refresh: Duration::from_secs(5),
             threads: None,
             max_inodes: MAX_INODES,
@@ -120,6 +134,8 @@ pub fn mount(
         repository: repository.id(),
         owner,
         only_host: options.allow_other.then_some(host),
+        owners: options.owners.clone(),
+        unique_inodes: options.unique_inodes,
     };
     let backing = Backing {
         source: repository.location(),

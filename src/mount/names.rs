@@ -11,12 +11,26 @@ use crate::id::SnapshotId;
 use jiff::tz::TimeZone;
 use std::collections::HashSet;
 
-/// The symlink beside the snapshots: no snapshot can have its name.
+/// The symlink to the newest snapshot.
 pub const LATEST: &[u8] = b"latest";
+/// The folder whose names are times.
+pub const AT: &[u8] = b"at";
+/// The folder with a folder for each host.
+pub const BY_HOST: &[u8] = b"by-host";
+/// The folder with a folder for each tag.
+pub const BY_TAG: &[u8] = b"by-tag";
+/// The folder with the paths of all snapshots together.
+pub const VERSIONS: &[u8] = b"versions";
+/// What lies beside the snapshots: no snapshot can have such a name. Sorted.
+pub const BESIDE: [&[u8]; 5] = [AT, BY_HOST, BY_TAG, LATEST, VERSIONS];
 /// Longest name in bytes before it is made unique: Linux has 255, and `-` and an id need up to 65.
 const LENGTH_MAX: usize = 180;
 const UTC: &str = "%Y-%m-%dT%H-%M-%SZ";
 const LOCAL: &str = "%Y-%m-%dT%H-%M-%S%z";
+/// Longest extension that is kept, with its dot; what is longer is seldom one.
+const EXTENSION_MAX: usize = 32;
+/// Digits of a digest that tell names apart that were cut.
+const CUT_DIGITS: usize = 8;
 
 /// How snapshots are named.
 #[derive(Clone, Debug)]
@@ -100,6 +114,15 @@ impl Names {
         Ok(names)
     }
 
+    /// A time in the default form, UTC or local, whatever the names of snapshots are.
+    pub(super) fn moment(&self, time: Time) -> Vec<u8> {
+        let format = if self.zone == TimeZone::UTC { UTC } else { LOCAL };
+        match self.time(format, time) {
+            Ok(text) => text.into_bytes(),
+            Err(_) => seconds(time),
+        }
+    }
+
     fn time(&self, format: &str, time: Time) -> std::result::Result<String, jiff::Error> {
         let nanos = i32::try_from(time.nanos).unwrap_or(0);
         let zoned = jiff::Timestamp::new(time.seconds, nanos)?.to_zoned(self.zone.clone());
@@ -111,10 +134,9 @@ impl Names {
         let mut name = Vec::new();
         for part in &self.parts {
             match part {
-                // A time outside of the years -9999 to 9999 is written in seconds.
                 Part::Time(format) => match self.time(format, s.time) {
                     Ok(text) => escape_into(text.as_bytes(), false, &mut name),
-                    Err(_) => name.extend_from_slice(format!("@{}", s.time.seconds).as_bytes()),
+                    Err(_) => name.extend_from_slice(&seconds(s.time)),
                 },
                 Part::Id => name.extend_from_slice(s.id.hex().as_bytes()),
                 Part::Host => escape_into(s.host, true, &mut name),
@@ -133,7 +155,7 @@ impl Names {
     /// Names for all snapshots of one listing, which are sorted by (time, id). Of those that would have
     /// the same name, the second and later get `-` and the first 8 digits of their id.
     pub fn all(&self, snapshots: &[Named<'_>]) -> Vec<Vec<u8>> {
-        let mut taken: HashSet<Vec<u8>> = HashSet::from([LATEST.to_vec()]);
+        let mut taken: HashSet<Vec<u8>> = BESIDE.iter().map(|n| n.to_vec()).collect();
         let mut names = Vec::with_capacity(snapshots.len());
         for s in snapshots {
             let plain = self.plain(s);
@@ -150,6 +172,42 @@ impl Names {
     }
 }
 
+/// How a time outside of the years -9999 to 9999 is written.
+fn seconds(time: Time) -> Vec<u8> {
+    format!("@{}", time.seconds).into_bytes()
+}
+
+/// The name of the folder of one host or tag: never the same for two of them.
+pub(super) fn value_name(value: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    escape_into(value, true, &mut name);
+    if cut(&mut name) {
+        name.push(b'-');
+        name.extend_from_slice(&blake3::hash(value).to_hex().as_bytes()[..CUT_DIGITS]);
+    }
+    match name.as_slice() {
+        // No escaped value is a lone `%`.
+        b"" => b"%".to_vec(),
+        b"." => b"%2E".to_vec(),
+        b".." => b"%2E%2E".to_vec(),
+        _ => name,
+    }
+}
+
+/// What a program goes by when it opens a file: from the last dot on, and `.tar` before it; empty where there is none.
+pub(super) fn extension(name: &[u8]) -> &[u8] {
+    let dot = |text: &[u8]| text.iter().rposition(|b| *b == b'.').filter(|i| *i > 0);
+    let Some(mut at) = dot(name).filter(|i| i + 1 < name.len()) else { return b"" };
+    if let Some(before) = dot(&name[..at])
+        && &name[before..at] == b".tar"
+    {
+        at = before;
+    }
+    let extension = &name[at..];
+    let is_one = extension.len() <= EXTENSION_MAX && !extension.contains(&b' ');
+    if is_one { extension } else { b"" }
+}
+
 /// `/` and control characters become `%2F` and the like; in values `%` as well, so that no two
 /// values look alike.
 fn escape_into(bytes: &[u8], value: bool, out: &mut Vec<u8>) {
@@ -162,15 +220,17 @@ fn escape_into(bytes: &[u8], value: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// Cuts a name that is too long, not within a character.
-fn cut(name: &mut Vec<u8>) {
-    if name.len() > LENGTH_MAX {
+/// Cuts a name that is too long, not within a character. Whether it was.
+fn cut(name: &mut Vec<u8>) -> bool {
+    let long = name.len() > LENGTH_MAX;
+    if long {
         let mut end = LENGTH_MAX;
         while end > LENGTH_MAX - 3 && name[end] & 0xc0 == 0x80 {
             end -= 1;
         }
         name.truncate(end);
     }
+    long
 }
 
 #[cfg(test)]
@@ -207,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_get_digits_of_their_id_and_latest_is_taken() {
+    fn doubles_get_digits_of_their_id_and_what_lies_beside_is_taken() {
         let ids = [SnapshotId([1; 32]), SnapshotId([2; 32]), SnapshotId([2; 32])];
         let all = Names::default().all(&[
             named(0, &ids[0], b"", &[]),
@@ -217,7 +277,10 @@ mod tests {
         assert_eq!(all[0], b"1970-01-01T00-00-00Z");
         assert_eq!(all[1], b"1970-01-01T00-00-00Z-02020202");
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), 3);
-        assert_eq!(one("latest", b"", &[]), "latest-abababab");
+        for beside in BESIDE {
+            let beside = String::from_utf8_lossy(beside);
+            assert_eq!(one(&beside, b"", &[]), format!("{beside}-abababab"));
+        }
     }
 
     #[test]
@@ -230,6 +293,44 @@ mod tests {
         assert_eq!(one("{host}", b"a\0\n", &[]), "a%00%0A");
         assert!(one("{host}", "ä".repeat(200).as_bytes(), &[]).len() <= LENGTH_MAX);
         assert_eq!(one("%Y{host}", b"h", &[]), "1970h");
+    }
+
+    #[test]
+    fn folders_of_hosts_and_tags_are_never_one() {
+        assert_eq!(value_name(b"a/b%"), b"a%2Fb%25");
+        let odd: [&[u8]; 6] = [b"", b"%", b".", b"..", b"%2E", b"\0"];
+        let mut names: Vec<_> = odd.iter().map(|v| value_name(v)).collect();
+        names.push(value_name("ä".repeat(200).as_bytes()));
+        names.push(value_name("ä".repeat(201).as_bytes()));
+        assert!(names.iter().all(|n| n.len() <= 255 && n != b"." && n != b".." && !n.is_empty()));
+        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
+    }
+
+    #[test]
+    fn extensions_are_what_programs_go_by() {
+        for (name, kept) in [
+            ("report.odt", ".odt"),
+            ("a.b.c", ".c"),
+            ("data.tar.gz", ".tar.gz"),
+            (".tar.gz", ".gz"),
+            (".bashrc", ""),
+            ("Makefile", ""),
+            ("ends.", ""),
+            ("Mr. Smith", ""),
+        ] {
+            assert_eq!(extension(name.as_bytes()), kept.as_bytes(), "{name}");
+        }
+        assert_eq!(extension(format!("x.{}", "e".repeat(40)).as_bytes()), b"");
+    }
+
+    #[test]
+    fn moments_have_the_default_form_whatever_the_names_are() {
+        let names = Names::new(Some("{id}"), false).unwrap();
+        assert_eq!(names.moment(Time { seconds: 5, nanos: 1 }), b"1970-01-01T00-00-05Z");
+        let Ok(zone) = TimeZone::get("Europe/Berlin") else { return };
+        let names = Names { zone, ..names };
+        assert_eq!(names.moment(Time { seconds: 5, nanos: 1 }), b"1970-01-01T01-00-05+0100");
+        assert_eq!(names.moment(Time { seconds: i64::MAX, nanos: 0 }), b"@9223372036854775807");
     }
 
     #[test]

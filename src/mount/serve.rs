@@ -195,7 +195,10 @@ fn tell_kernel(
                 for name in &changes.names {
                     let _ = notifier.inval_entry(INodeNo(ROOT), OsStr::from_bytes(name));
                 }
-                let _ = notifier.inval_inode(INodeNo(ROOT), 0, 0);
+                // What the kernel keeps of listings; the names in those other than the root's hold for a second.
+                for folder in view.nodes.made() {
+                    let _ = notifier.inval_inode(INodeNo(folder), 0, 0);
+                }
             }
             Ok(Notice::Crowded) => eviction.crowded(&view.nodes),
             Err(_) => return,
@@ -218,7 +221,7 @@ fn look_for_snapshots(
                     view.over("the repository can be read again");
                 }
                 let changes = view.refresh(shown);
-                if !changes.names.is_empty() && tell.send(Notice::Changed(changes)).is_err() {
+                if changes.any && tell.send(Notice::Changed(changes)).is_err() {
                     return;
                 }
             }

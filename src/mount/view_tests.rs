@@ -4,6 +4,7 @@ use super::attributes::Type;
 use super::errno::Errno;
 use super::inodes::ROOT;
 use super::names::Names;
+use super::owners::Owners;
 use super::snapshots::Shown;
 use super::view::{BRIEFLY, FOREVER, Looked, Setting, View};
 use crate::clock::Time;
@@ -19,17 +20,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     chunks: Mutex<HashMap<ChunkId, Bytes>>,
-    reads: Mutex<usize>,
+    pub(super) reads: Mutex<usize>,
+    /// The store cannot be reached.
+    pub(super) away: Mutex<bool>,
 }
 
 impl Chunks for Memory {
     fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
+        if *self.away.lock() {
+            return Err(Error::new(Fault::Busy, "the store is away"));
+        }
         if space == Space::Trees {
             *self.reads.lock() += 1;
         }
-        self.chunks.lock().get(id).cloned().ok_or_else(|| Error::new(Fault::Missing, "pack is gone"))
+        self.chunks.lock().get(id).cloned().ok_or_else(|| Error::damaged("pack is gone"))
     }
 }
 struct Into<'a>(&'a Memory);
@@ -42,7 +48,7 @@ impl Sink for Into<'_> {
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
+pub(super) struct Heard(pub(super) Mutex<Vec<String>>);
 impl Observer for Heard {
     fn event(&self, event: Event<'_>) {
         if let Event::Warning(text) = event {
@@ -51,7 +57,7 @@ impl Observer for Heard {
     }
 }
 
-fn entry(name: &str, node: Node) -> Entry {
+pub(super) fn entry(name: &str, node: Node) -> Entry {
     let size = match &node {
         Node::File(c) => c.len().unwrap(),
         _ => 0,
@@ -66,18 +72,21 @@ fn entry(name: &str, node: Node) -> Entry {
     }
 }
 
-fn inline(name: &str, text: &str) -> Entry {
+pub(super) fn inline(name: &str, text: &str) -> Entry {
     entry(name, Node::File(Content::Inline(text.into())))
 }
 
-struct World {
-    memory: Arc<Memory>,
-    heard: Arc<Heard>,
-    view: View,
+pub(super) struct World {
+    pub(super) memory: Arc<Memory>,
+    pub(super) heard: Arc<Heard>,
+    pub(super) view: View,
 }
 
 impl World {
-    fn new(only_host: Option<&str>) -> Self {
+    pub(super) fn new(only_host: Option<&str>) -> Self {
+        Self::with(only_host, &[])
+    }
+    pub(super) fn with(only_host: Option<&str>, owners: &[&str]) -> Self {
         let (memory, heard) = (Arc::new(Memory::default()), Arc::new(Heard::default()));
         let setting = Setting {
             names: Names::default(),
@@ -85,6 +94,8 @@ impl World {
             repository: RepositoryId([4; 32]),
             owner: (1000, 1001),
             only_host: only_host.map(|h| h.as_bytes().to_vec()),
+            owners: Owners::new(owners).unwrap(),
+            unique_inodes: false,
         };
         let view = View::new(memory.clone(), setting, heard.clone());
         Self { memory, heard, view }
@@ -93,14 +104,14 @@ impl World {
         let id = Into(&self.memory).put(Space::Data, bytes).unwrap();
         Extent { len: bytes.len() as u64, at: At::Chunk(id) }
     }
-    fn folder(&self, entries: &[Entry]) -> ChunkId {
+    pub(super) fn folder(&self, entries: &[Entry]) -> ChunkId {
         let mut writer = FolderWriter::new();
         for e in entries {
             writer.push(e, &mut Into(&self.memory)).unwrap();
         }
         writer.finish(&mut Into(&self.memory)).unwrap()
     }
-    fn snapshot(&self, id: u8, entries: &[Entry]) -> Shown {
+    pub(super) fn snapshot(&self, id: u8, entries: &[Entry]) -> Shown {
         let mut root = entry("root", Node::Folder(self.folder(entries)));
         root.name = ROOT_NAME.to_vec();
         root.stat.mode = 0o755;
@@ -115,7 +126,7 @@ impl World {
         }
     }
     /// Looks up a path from the root of the mount; the number.
-    fn walk(&self, path: &str) -> std::result::Result<u64, Errno> {
+    pub(super) fn walk(&self, path: &str) -> std::result::Result<u64, Errno> {
         let mut at = ROOT;
         for name in path.split('/') {
             at = match self.view.lookup(at, name.as_bytes())? {
@@ -125,7 +136,7 @@ impl World {
         }
         Ok(at)
     }
-    fn list(&self, ino: u64) -> Vec<(String, u64)> {
+    pub(super) fn list(&self, ino: u64) -> Vec<(String, u64)> {
         let mut lines = Vec::new();
         let mut offset = 0;
         // Three lines at a time, as the kernel comes in pages.
@@ -148,23 +159,32 @@ impl World {
             }
         }
     }
-    fn read(&self, ino: u64, offset: u64, len: usize) -> std::result::Result<Vec<u8>, Errno> {
+    pub(super) fn read(&self, ino: u64, offset: u64, len: usize) -> std::result::Result<Vec<u8>, Errno> {
         self.view.read(ino, offset, len, |r| r.map(<[u8]>::to_vec))
     }
 }
 
-const ONE: &str = "1970-01-01T00-00-01Z";
-const TWO: &str = "1970-01-01T00-00-02Z";
+pub(super) fn names(lines: &[(String, u64)]) -> Vec<&str> {
+    lines.iter().map(|(n, _)| n.as_str()).collect()
+}
+
+pub(super) const ONE: &str = "1970-01-01T00-00-01Z";
+pub(super) const TWO: &str = "1970-01-01T00-00-02Z";
 
 #[test]
-fn the_root_lists_snapshots_and_latest_and_reads_none_of_them() {
+fn the_root_lists_snapshots_and_what_lies_beside_and_reads_none_of_them() {
+    for only_host in [None, Some("here")] {
+        let w = World::new(only_host);
+        let shown: Vec<Shown> = (1..=9).map(|i| w.snapshot(i, &[])).collect();
+        w.view.refresh(shown);
+        let names: Vec<String> = w.list(ROOT).into_iter().map(|(n, _)| n).collect();
+        assert_eq!(names.len(), 16);
+        assert_eq!(names[..7], [".", "..", "at", "by-host", "by-tag", "latest", "versions"]);
+        assert_eq!((names[7].as_str(), names[15].as_str()), (ONE, "1970-01-01T00-00-09Z"));
+        assert_eq!(*w.memory.reads.lock(), 0);
+    }
     let w = World::new(None);
-    let shown: Vec<Shown> = (1..=9).map(|i| w.snapshot(i, &[])).collect();
-    w.view.refresh(shown);
-    let names: Vec<String> = w.list(ROOT).into_iter().map(|(n, _)| n).collect();
-    assert_eq!(names.len(), 12);
-    assert_eq!((names[0].as_str(), names[2].as_str(), names[11].as_str()), (".", ONE, "latest"));
-    assert_eq!(*w.memory.reads.lock(), 0);
+    w.view.refresh((1..=9).map(|i| w.snapshot(i, &[])).collect());
     let Looked::There(a, ttl) = w.view.lookup(ROOT, b"latest").unwrap() else { panic!() };
     assert_eq!((a.kind, ttl), (Type::Symlink, BRIEFLY));
     assert_eq!(w.view.target(a.ino).unwrap(), b"1970-01-01T00-00-09Z");
@@ -190,7 +210,9 @@ fn an_empty_repository_has_no_latest() {
     let w = World::new(None);
     w.view.refresh(Vec::new());
     assert_eq!(w.view.lookup(ROOT, b"latest"), Err(Errno::ENOENT));
-    assert_eq!(w.list(ROOT).len(), 2);
+    assert_eq!(names(&w.list(ROOT)), [".", "..", "at", "by-host", "by-tag", "versions"]);
+    assert_eq!(w.walk("at/latest"), Err(Errno::ENOENT));
+    assert_eq!(names(&w.list(w.walk("versions").unwrap())), [".", ".."]);
 }
 
 #[test]
@@ -224,11 +246,11 @@ fn a_folder_lists_in_pieces_and_decodes_its_page_once() {
     assert_eq!(lines[1], ("..".into(), ROOT));
     let reads = *w.memory.reads.lock() - before;
     assert!(reads < 20, "{reads}");
-    // All that was counted is given back, and nothing is left but the root.
+    // All that was counted is given back, and nothing is left but the roots of the mount and the snapshot.
     for (_, ino) in &lines[2..] {
         w.view.forget(*ino, 1);
     }
-    assert_eq!(w.view.nodes.len(), 1);
+    assert_eq!(w.view.nodes.len(), 2);
     assert_eq!(w.view.attributes(lines[2].1), Err(Errno::ESTALE));
 }
 
@@ -313,7 +335,7 @@ fn damage_is_eio_and_told_once_and_spoils_nothing_else() {
     assert_eq!(w.view.list(gone, 0, true, &mut |_| false), Err(Errno::EIO));
     assert_eq!(w.read(w.walk(&format!("{ONE}/good")).unwrap(), 0, 9).unwrap(), b"fine");
     assert_eq!(w.walk(TWO), Err(Errno::EIO));
-    assert_eq!(w.list(ROOT).len(), 5);
+    assert_eq!(w.list(ROOT).len(), 9);
 }
 
 #[test]
@@ -323,7 +345,7 @@ fn snapshots_come_and_go_while_mounted() {
     let old = w.walk(&format!("{ONE}/f")).unwrap();
     let before = w.walk("latest").unwrap();
     let changes = w.view.refresh(vec![w.snapshot(2, &[inline("f", "2")])]);
-    assert_eq!(changes.names.len(), 3);
+    assert_eq!((changes.names.len(), changes.any), (2, true));
     assert_eq!(w.walk(ONE), Err(Errno::ENOENT));
     let now = w.walk("latest").unwrap();
     assert_ne!(before, now);

@@ -26,3 +26,4 @@ mod scene;
 mod selection;
 mod soak;
 mod together;
+mod views;

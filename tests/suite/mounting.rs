@@ -1,6 +1,6 @@
 //! The mount as a file system among others.
 
-use super::scene::{Scene, is_mounted, is_root, kill, pid_of_daemon, soon};
+use super::scene::{BESIDE, Scene, is_mounted, is_root, kill, pid_of_daemon, soon};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -16,10 +16,11 @@ fn snapshots_are_folders_with_the_time_as_name_and_mtime() {
     scene.backup(&["--time", "2024-03-02 00:00:00", "--host", "c"]);
     let mount = scene.mount(&[]);
     let names = mount.names();
-    assert_eq!(names.len(), 4, "{names:?}");
+    assert_eq!(names.len(), 3 + BESIDE.len(), "{names:?}");
     assert_eq!(names[0], "2024-03-01T12-00-05Z");
     assert!(names[1].starts_with("2024-03-01T12-00-05Z-") && names[1].len() == 29, "{names:?}");
-    assert_eq!(names[2..], ["2024-03-02T00-00-00Z", "latest"]);
+    assert_eq!(names[2], "2024-03-02T00-00-00Z");
+    assert_eq!(names[3..], BESIDE);
     assert_eq!(fs::read_link(mount.dir.join("latest")).unwrap(), Path::new("2024-03-02T00-00-00Z"));
     assert_eq!(fs::metadata(mount.dir.join(&names[0])).unwrap().mtime(), 1_709_294_405);
     // A file that is the same in two snapshots is one file to those who compare.

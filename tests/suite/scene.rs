@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// No command of these tests may take longer: then it hangs.
 const LIMIT: Duration = Duration::from_secs(240);
+/// What lies in a mount's root beside the snapshots, sorted.
+pub const BESIDE: [&str; 5] = ["at", "by-host", "by-tag", "latest", "versions"];
 /// How long the result of something that happens in the background is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -436,7 +438,7 @@ impl Mount<'_> {
 
     /// Those of snapshots.
     pub fn dated(&self) -> Vec<String> {
-        self.names().into_iter().filter(|n| n != "latest").collect()
+        self.names().into_iter().filter(|n| !BESIDE.contains(&n.as_str())).collect()
     }
 }
 
