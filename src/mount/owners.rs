@@ -62,7 +62,9 @@ enum Others {
 
 /// Numbers by name on this machine, asked once for each.
 #[derive(Debug, Default)]
-struct Known(Mutex<HashMap<(Class, Vec<u8>), Option<u32>>>);
+struct Known(Mutex<Numbers>);
+/// What there is no number for is remembered as well.
+type Numbers = HashMap<(Class, Vec<u8>), Option<u32>>;
 
 impl Known {
     fn number(&self, class: Class, name: &[u8]) -> Option<u32> {

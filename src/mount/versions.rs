@@ -213,7 +213,7 @@ impl View {
         sight: &Sight,
         folder: &Node,
         from: usize,
-        each: &mut dyn FnMut(usize, &[u8], Below) -> Result<bool, Errno>,
+        each: &mut EachBelow<'_>,
     ) -> Result<(), Errno> {
         let known = self.known(sight, folder)?;
         let count = known.name.versions.len();
@@ -379,6 +379,9 @@ pub(super) enum Below {
 pub(super) fn is_top(node: &Node) -> bool {
     node.parent.as_ref().is_none_or(|p| p.ino == ROOT)
 }
+
+/// Takes a line with its place; whether that is enough.
+type EachBelow<'a> = dyn FnMut(usize, &[u8], Below) -> Result<bool, Errno> + 'a;
 
 fn first<'a>(sight: &'a Sight, snapshots: &Runs) -> Result<&'a Arc<Shown>, Errno> {
     let listed = snapshots.first().and_then(|i| sight.snapshots.list.get(i as usize));

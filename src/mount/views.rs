@@ -28,6 +28,9 @@ enum Child {
     Version(Arc<Known>, usize),
 }
 
+/// Takes a line with its place; whether that is enough.
+type Each<'a> = dyn FnMut(u64, &[u8], Child) -> Result<bool, Errno> + 'a;
+
 /// A symlink to the folder of a snapshot, `up` folders above.
 fn link(up: &str, to: &Listed) -> Child {
     Child::Link(Link { target: [up.as_bytes(), &to.name].concat(), time: to.shown.time })
@@ -87,7 +90,7 @@ impl View {
         folder: &Node,
         made: &Made,
         from: u64,
-        each: &mut dyn FnMut(u64, &[u8], Child) -> Result<bool, Errno>,
+        each: &mut Each<'_>,
     ) -> Result<(), Errno> {
         let snapshots = &sight.snapshots;
         match made {
