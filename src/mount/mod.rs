@@ -1,8 +1,8 @@
 //! The repository as a folder: every snapshot under its time, readable by any program.
 //!
-//! `view` answers what the kernel asks, as plain functions; `fuse` carries the questions and answers;
-//! `inodes` says which number a file has, and keeps what the kernel holds; `serve` is life and death. A
-//! thread of its own tells the kernel of new snapshots: a handler that did so would wait for a lock that
+//! `view` answers what the kernel asks, as plain functions, with `views` for what lies beside the snapshots and `versions`
+//! for a path through all of them; `fuse` carries the questions and answers; `numbering` says which number a file
+//! has, and `inodes` keeps what the kernel holds; `serve` is life and death. A thread of its own tells the kernel of new snapshots: a handler that did so would wait for a lock that
 //! the kernel holds for it.
 
 mod attributes;
@@ -15,6 +15,7 @@ mod inodes;
 mod lru;
 mod mountpoint;
 pub mod names;
+mod numbering;
 mod owners;
 mod reading;
 mod serve;

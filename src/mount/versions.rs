@@ -7,9 +7,10 @@
 use super::attributes::{self, Attributes, Type};
 use super::errno::Errno;
 use super::folders;
-use super::inodes::{Folder, Made, Node, PathDigest, ROOT, What};
+use super::inodes::{Folder, Made, Node, ROOT, What};
 use super::lru::Lru;
 use super::names::extension;
+use super::numbering::PathDigest;
 use super::owners;
 use super::snapshots::{Shown, Snapshots};
 use super::view::{Sight, View};

@@ -2,8 +2,9 @@
 
 use super::attributes::{Attributes, Type};
 use super::errno::Errno;
-use super::inodes::{Fingerprint, Group, Link, Made, Node, PathDigest, What};
+use super::inodes::{Group, Link, Made, Node, What};
 use super::names::{AT, BESIDE, BY_HOST, BY_TAG, LATEST, VERSIONS};
+use super::numbering::{Fingerprint, PathDigest};
 use super::snapshots::{Listed, Shown};
 use super::versions::{Below, Known, is_top};
 use super::view::{BRIEFLY, FOREVER, Line, Looked, NAME_MAX, Sight, View};
