@@ -38,6 +38,7 @@ use crate::event::Observer;
 use crate::fault::{Doing, Result};
 use crate::repository::{Repository, Snapshot};
 use mountpoint::Backing;
+use serve::Listed;
 use snapshots::Shown;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -119,12 +120,16 @@ pub fn mount(
     crate::memory::give_back_when_idle();
     let listed = {
         let repository = repository.clone();
-        move || {
+        move |lost: bool| {
+            let mut found_again = lost && repository.find_again();
             let snapshots = match repository.snapshots() {
-                Err(_) if repository.find_again() => repository.snapshots()?,
+                Err(_) if !found_again && repository.find_again() => {
+                    found_again = true;
+                    repository.snapshots()?
+                }
                 listed => listed?,
             };
-            Ok(snapshots.iter().map(|s| shown(s)).collect())
+            Ok(Listed { shown: snapshots.iter().map(|s| shown(s)).collect(), found_again })
         }
     };
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());

@@ -30,8 +30,17 @@ const THREADS_MIN: usize = 2;
 /// Threads at most.
 const THREADS_MAX: usize = 16;
 
-/// Lists the snapshots that are there now, oldest first.
-pub(super) type List = Box<dyn Fn() -> Result<Vec<Shown>> + Send>;
+/// Lists the snapshots that are there now. Looks for the repository anew where reading is told to be `lost` (a list may
+/// still come from the kernel's cache then), or where the list fails.
+pub(super) type List = Box<dyn Fn(bool) -> Result<Listed> + Send>;
+
+/// What [`List`] found.
+pub(super) struct Listed {
+    /// The snapshots, oldest first.
+    pub shown: Vec<Shown>,
+    /// The repository is another folder than before.
+    pub found_again: bool,
+}
 
 /// What the thread that tells the kernel is to tell.
 enum Notice {
@@ -53,7 +62,7 @@ pub(super) fn serve(
     mountpoint::check_means(options.allow_other)?;
     let path = mountpoint::prepare(&options.mountpoint, &backing.folders)?;
     let view = Arc::new(View::new(shelf, setting, observer.clone()));
-    view.refresh(list()?);
+    view.refresh(list(false)?.shown);
 
     let (crowded, is_crowded) = bounded(1);
     let ring = crowded.clone();
@@ -215,9 +224,9 @@ fn look_for_snapshots(
 ) {
     let mut away = false;
     while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-        match list() {
-            Ok(shown) => {
-                if std::mem::take(&mut away) {
+        match list(view.lost()) {
+            Ok(Listed { shown, found_again }) => {
+                if std::mem::take(&mut away) || found_again {
                     view.over("the repository can be read again");
                 }
                 let changes = view.refresh(shown);

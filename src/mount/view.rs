@@ -13,13 +13,14 @@ use super::snapshots::{Changes, Shown, Snapshots};
 use super::versions::Past;
 use crate::clock::Time;
 use crate::event::{Event, Observer};
-use crate::fault::{Error, Result as Outcome};
+use crate::fault::{Error, Fault, Result as Outcome};
 use crate::format::tree::{Entry, Node as Kind, Stat};
 use crate::id::{ChunkId, RepositoryId};
 use crate::tree::Chunks;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Snapshots do not change: the kernel may keep what it was told (three years; it counts in jiffies).
@@ -69,6 +70,7 @@ pub(super) struct View {
     pub(super) counters: Counters,
     sight: RwLock<Arc<Sight>>,
     told: Mutex<HashSet<String>>,
+    lost: AtomicBool,
 }
 
 /// Answer to a lookup.
@@ -111,6 +113,7 @@ impl View {
             counters: Counters::default(),
             sight: RwLock::new(Arc::new(Sight { snapshots, past })),
             told: Mutex::default(),
+            lost: AtomicBool::default(),
         }
     }
 
@@ -145,6 +148,9 @@ impl View {
         let what = format!("reading {} of {of}", String::from_utf8_lossy(path));
         // The kernel reads ahead: several chunks may fail at once, each with its own cause.
         self.warn_of(what.clone(), || format!("{what}: {}", error.chain()));
+        if error.fault() != Fault::Damaged {
+            self.lost.store(true, Ordering::Relaxed);
+        }
         errno::of(error)
     }
 
@@ -167,8 +173,14 @@ impl View {
         }
     }
 
+    /// Whether reading failed, for another cause than damage, since the start or since it was over.
+    pub fn lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// As [`View::warn`] of something that is over: what is told next is news again.
     pub fn over(&self, line: &str) {
+        self.lost.store(false, Ordering::Relaxed);
         self.told.lock().clear();
         self.observer.event(Event::Warning(line));
     }

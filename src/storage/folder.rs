@@ -4,7 +4,7 @@
 use super::TEMPORARY;
 use crate::clock::{self, Time};
 use crate::id::hex;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, StatxFlags, Uid};
 use rustix::io::{Errno, retry_on_intr};
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -199,6 +199,17 @@ pub(super) fn sync_folder(folder: impl AsFd) -> rustix::io::Result<()> {
         Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         done => done,
     }
+}
+
+/// Whether both are one folder, seen through one mount: a disk that was plugged in again may have the numbers that it
+/// had. A folder that does not answer is no other's.
+pub(super) fn is_same(a: &File, b: &File) -> bool {
+    let place = |file: &File| {
+        let what = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        let s = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, what).ok()?;
+        Some((s.stx_mnt_id, s.stx_dev_major, s.stx_dev_minor, s.stx_ino))
+    };
+    place(a).is_some_and(|place_of_a| place(b) == Some(place_of_a))
 }
 
 /// Whether another machine's changes may show late in this file system.

@@ -64,7 +64,7 @@ impl Store for Following {
     fn find_again(&self, same: &dyn Fn(&dyn Store) -> Result<()>) -> bool {
         // What is there now may be nothing yet, or somebody else's: then the old one is still what is meant.
         let Ok(found) = Local::open(&self.path) else { return false };
-        if same(&found).is_err() {
+        if found.is_same_folder(&self.now()) || same(&found).is_err() {
             return false;
         }
         *self.now.write() = Arc::new(found);
@@ -95,6 +95,9 @@ mod tests {
         let store = Following::open(&path).unwrap();
         fs::rename(&path, scratch.0.join("elsewhere")).unwrap();
         assert!(store.get("config/1", 100).is_ok(), "a folder that was renamed is the same folder");
+        fs::rename(scratch.0.join("elsewhere"), &path).unwrap();
+        assert!(!store.find_again(&same), "it is what it was");
+        fs::rename(&path, scratch.0.join("elsewhere")).unwrap();
         fs::remove_dir_all(scratch.0.join("elsewhere")).unwrap();
         assert_eq!(store.get("config/1", 100).unwrap_err().fault(), Fault::NoRepository);
         assert!(!store.find_again(&same), "there is nothing");

@@ -104,6 +104,11 @@ impl Local {
         }
     }
 
+    /// Whether both are one folder, seen through one mount.
+    pub(super) fn is_same_folder(&self, other: &Self) -> bool {
+        folder::is_same(&self.root, &other.root)
+    }
+
     fn is_removed(&self) -> bool {
         self.root.metadata().is_ok_and(|m| m.nlink() == 0)
     }
