@@ -9,7 +9,7 @@
 
 use super::Repository;
 use super::lease::{self, Begun, Held};
-use super::listing::{Listing, Snapshot, segment_name};
+use super::listing::{Listing, Snapshot, note_name, segment_name};
 use super::reader::pack_name;
 use crate::clock::{self, Time};
 use crate::event::{Event, Stop};
@@ -18,7 +18,7 @@ use crate::format::object::Kind as Object;
 use crate::format::pack::{PackEntry, Space};
 use crate::format::segment::{Segment, Signature, Vouched};
 use crate::format::snapshot::{Action, Manifest, Note, Private, Totals};
-use crate::id::{ChunkId, PackId, SegmentId, SessionId, SnapshotId};
+use crate::id::{ChunkId, NoteId, PackId, SegmentId, SessionId, SnapshotId};
 use crate::index::{Claim, Claims};
 use crate::pack::{Finished, PackWriter};
 use crate::seal::{Cipher, Compression, Compressor, Kind};
@@ -464,12 +464,8 @@ fn withdraw(repository: &Repository, name: &str, session: SessionId) -> Result<(
         unknown: Default::default(),
     };
     let object = repository.keys.seal_object(Object::Note, note.encode())?;
-    let id = crate::id::NoteId::of_object(&object);
-    let noted = repository.store.put(&format!("notes/{id}"), &object);
-    if deleted.is_ok() {
-        return Ok(());
-    }
-    noted.doing(|| {
+    let noted = repository.store.put(&note_name(&NoteId::of_object(&object)), &object);
+    deleted.or(noted).doing(|| {
         format!("withdrawing {name}, which may rely on what prune deletes: check the repository before trusting it")
     })
 }
