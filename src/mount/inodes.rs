@@ -213,6 +213,17 @@ impl Nodes {
         node
     }
 
+    /// A thing that is held was seen at another place: it is remembered there. Whether it is the same thing.
+    pub fn move_to(&self, ino: u64, f: Fingerprint, make: impl FnOnce() -> Node) -> bool {
+        match self.table.lock().slots.get_mut(&ino) {
+            Some(slot) if slot.tag == f.tag => {
+                slot.node = Arc::new(make());
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The number that a thing has, or would get.
     pub fn number(&self, f: Fingerprint) -> u64 {
         let table = self.table.lock();

@@ -7,6 +7,7 @@
 
 mod attributes;
 mod counters;
+mod elsewhere;
 pub mod errno;
 mod eviction;
 mod folders;

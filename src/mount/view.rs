@@ -195,7 +195,7 @@ impl View {
         self.tree_of(node, snapshot, folder).map_err(|e| self.failed(node, &e))
     }
 
-    fn tree_of(&self, node: &Node, snapshot: &Shown, folder: &Folder) -> Outcome<ChunkId> {
+    pub(super) fn tree_of(&self, node: &Node, snapshot: &Shown, folder: &Folder) -> Outcome<ChunkId> {
         match node.parent {
             Some(_) => Ok(folder.tree),
             None => tree_of(&*self.folders.root(self.chunks(), &snapshot.root)?),
@@ -205,7 +205,8 @@ impl View {
     /// The entry behind a node that is in a snapshot. That it was there once is a promise: it is found, or damage.
     pub(super) fn entry(&self, node: &Node) -> Result<Found, Errno> {
         let What::Saved(snapshot, _) = &node.what else { return Err(Errno::EINVAL) };
-        self.promised(node, snapshot).map_err(|e| self.failed(node, &e))
+        let found = self.promised(node, snapshot).or_else(|e| self.elsewhere(node, snapshot, e));
+        found.map_err(|e| self.failed(node, &e))
     }
 
     fn promised(&self, node: &Node, snapshot: &Shown) -> Outcome<Found> {
@@ -274,7 +275,7 @@ impl View {
         Node { ino, generation, parent: None, name: name.into(), what }
     }
 
-    fn fingerprint(&self, shown: &Shown, folder: &Folder, entry: &Entry) -> Fingerprint {
+    pub(super) fn fingerprint(&self, shown: &Shown, folder: &Folder, entry: &Entry) -> Fingerprint {
         self.numbering.entry(shown, &folder.path, entry, self.owner(shown, &entry.stat))
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 #[derive(Default)]
 pub(super) struct Memory {
-    chunks: Mutex<HashMap<ChunkId, Bytes>>,
+    pub(super) chunks: Mutex<HashMap<ChunkId, Bytes>>,
     pub(super) reads: Mutex<usize>,
     /// The store cannot be reached.
     pub(super) away: Mutex<bool>,

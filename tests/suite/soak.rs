@@ -29,8 +29,9 @@ const PAUSE: Duration = Duration::from_secs(3);
 const AWAY: Duration = Duration::from_secs(4);
 /// Between two samples of what the daemon holds.
 const SAMPLE: Duration = Duration::from_secs(5);
-/// How much more the last quarter may hold than the second: noise of caches that fill at random.
-const RESIDENT_SLACK_KIB: u64 = 24 << 10;
+/// How much more the last quarter may hold than the second. The cache of decoded folders (64 MiB) takes 100 KiB for each
+/// new snapshot here, and is full after an hour or two; the rest is noise.
+const RESIDENT_SLACK_KIB: u64 = 48 << 10;
 const DESCRIPTORS_SLACK: u64 = 8;
 const THREADS_SLACK: u64 = 2;
 /// Of the daemon, at any time.
