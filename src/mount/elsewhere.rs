@@ -5,7 +5,8 @@
 //! asks nobody before it reads. So the place is looked for again, in what is left.
 
 use super::folders::Found;
-use super::inodes::{Folder, Node, PathDigest, What};
+use super::inodes::{Folder, Node, What};
+use super::numbering::PathDigest;
 use super::snapshots::{Listed, Shown};
 use super::view::View;
 use crate::fault::{Error, Result};

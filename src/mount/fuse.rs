@@ -13,6 +13,7 @@ use fuser::{
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -56,6 +57,12 @@ impl Fuse {
 
 fn code(e: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(e.0)
+}
+
+/// A defect in one answer is an error of that one: the thread lives on, and the mount with it. An `rsync --delete` must
+/// not find an empty folder where the mount was. What was wrong the panic has told.
+fn calm<T>(work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Errno::EIO))
 }
 
 fn kind(t: Type) -> FileType {
@@ -154,7 +161,7 @@ impl Filesystem for Fuse {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Kind::Lookup);
-        match self.view.lookup(parent.0, name.as_bytes()) {
+        match calm(|| self.view.lookup(parent.0, name.as_bytes())) {
             Ok(Looked::There(a, ttl)) => reply.entry(&ttl, &attr(&a), Generation(a.generation)),
             Ok(Looked::Never) => reply.entry(&FOREVER, &nobody(), Generation(0)),
             Err(e) => reply.error(code(e)),
@@ -164,12 +171,15 @@ impl Filesystem for Fuse {
 
     fn forget(&self, _: &Request, ino: INodeNo, n: u64) {
         self.count(Kind::Forget);
-        self.view.forget(ino.0, n);
+        let _ = calm(|| {
+            self.view.forget(ino.0, n);
+            Ok(())
+        });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Kind::Getattr);
-        match self.view.attributes(ino.0) {
+        match calm(|| self.view.attributes(ino.0)) {
             Ok((a, ttl)) => reply.attr(&ttl, &attr(&a)),
             Err(e) => reply.error(code(e)),
         }
@@ -177,7 +187,7 @@ impl Filesystem for Fuse {
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
         self.count(Kind::Readlink);
-        match self.view.target(ino.0) {
+        match calm(|| self.view.target(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(code(e)),
         }
@@ -204,9 +214,13 @@ impl Filesystem for Fuse {
         reply: ReplyData,
     ) {
         self.count(Kind::Read);
-        self.view.read(ino.0, offset, size as usize, |bytes| match bytes {
-            Ok(bytes) => reply.data(bytes),
-            Err(e) => reply.error(code(e)),
+        // A reply that is dropped in a panic is EIO as well.
+        let _ = calm(|| {
+            self.view.read(ino.0, offset, size as usize, |bytes| match bytes {
+                Ok(bytes) => reply.data(bytes),
+                Err(e) => reply.error(code(e)),
+            });
+            Ok(())
         });
     }
 
@@ -234,7 +248,7 @@ impl Filesystem for Fuse {
             let a = &l.attributes;
             reply.add(INodeNo(a.ino), l.next, kind(a.kind), OsStr::from_bytes(l.name))
         };
-        match self.view.list(ino.0, offset, false, &mut take) {
+        match calm(|| self.view.list(ino.0, offset, false, &mut take)) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(code(e)),
         }
@@ -254,7 +268,7 @@ impl Filesystem for Fuse {
             let generation = Generation(a.generation);
             reply.add(INodeNo(a.ino), l.next, OsStr::from_bytes(l.name), &l.ttl, &attr(a), generation)
         };
-        match self.view.list(ino.0, offset, true, &mut take) {
+        match calm(|| self.view.list(ino.0, offset, true, &mut take)) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(code(e)),
         }
@@ -270,12 +284,12 @@ impl Filesystem for Fuse {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Kind::Getxattr);
-        xattr(self.view.xattr(ino.0, name.as_bytes()), size, reply);
+        xattr(calm(|| self.view.xattr(ino.0, name.as_bytes())), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Kind::Listxattr);
-        xattr(self.view.xattrs(ino.0, request.uid() == 0), size, reply);
+        xattr(calm(|| self.view.xattrs(ino.0, request.uid() == 0)), size, reply);
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -285,7 +299,7 @@ impl Filesystem for Fuse {
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.count(Kind::Lseek);
-        match self.view.seek(ino.0, offset, whence) {
+        match calm(|| self.view.seek(ino.0, offset, whence)) {
             Ok(at) => reply.offset(at),
             Err(e) => reply.error(code(e)),
         }
@@ -368,5 +382,17 @@ impl Filesystem for Fuse {
     }
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
         reply.error(code(Errno::EROFS));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defect_in_one_answer_ends_that_one_alone() {
+        assert_eq!(calm(|| Ok(1)), Ok(1));
+        assert_eq!(calm(|| Err::<(), _>(Errno::ESTALE)), Err(Errno::ESTALE));
+        assert_eq!(calm(|| -> Result<(), Errno> { panic!("as expected") }), Err(Errno::EIO));
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The root of the mount, as FUSE has it.
 pub(super) const ROOT: u64 = 1;
 
-/// Something that the kernel knows by number. Small on purpose: a million of them may be held. What else is
+/// Something that the kernel knows by number. Small on purpose: half a million of them may be held. What else is
 /// known of it is looked up in its folder again, by name.
 pub(super) struct Node {
     /// Its number.

@@ -45,6 +45,14 @@ struct Frame {
     met: AtomicBool,
 }
 
+impl Frame {
+    /// The bytes of its chunk number `n`, which is one of them.
+    fn nth(&self, n: usize) -> Bytes {
+        let start = n.checked_sub(1).map_or(0, |before| self.chunks[before].1);
+        self.raw.slice(start as usize..self.chunks[n].1 as usize)
+    }
+}
+
 enum Slot {
     /// Somebody is decoding it.
     Coming,
@@ -83,9 +91,7 @@ impl Frames {
     fn chunk(&mut self, id: &ChunkId) -> Option<(Arc<Frame>, Bytes)> {
         let (key, n) = *self.chunks.get(id)?;
         let frame = self.touch(&key)?;
-        let (_, end) = *frame.chunks.get(n as usize)?;
-        let start = n.checked_sub(1).and_then(|p| frame.chunks.get(p as usize)).map_or(0, |(_, e)| *e);
-        let bytes = frame.raw.slice(start as usize..end as usize);
+        let bytes = frame.nth(n as usize);
         Some((frame, bytes))
     }
     fn insert(&mut self, key: FrameKey, frame: &Arc<Frame>) {
@@ -152,6 +158,22 @@ fn fetch_ahead(reader: &Weak<Reader>, asked: &Receiver<(Arc<PackInfo>, u32)>) {
     }
 }
 
+/// Somebody decodes a frame. At the end, however it came, those who wait for it look again.
+struct Coming<'a> {
+    reader: &'a Reader,
+    key: FrameKey,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let slots = &mut self.reader.frames.lock().slots;
+        if matches!(slots.get(&self.key), Some(Slot::Coming)) {
+            slots.remove(&self.key);
+        }
+        self.reader.arrived.notify_all();
+    }
+}
+
 impl Chunks for Reader {
     fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
         Reader::chunk(self, space, id)
@@ -210,11 +232,11 @@ impl Reader {
         }
         let frame = self.frame(&place.pack, place.frame)?;
         self.met(&frame);
-        let end = place.offset + place.len;
-        if !frame.chunks.contains(&(*id, end)) {
-            return Err(Error::damaged("the content is not what its id says"));
-        }
-        Ok(frame.raw.slice(place.offset as usize..end as usize))
+        // What the index says of offset and length is a hint; what was proven is which chunk lies where.
+        let there = |(n, (known, _)): (usize, &(ChunkId, u32))| (known == id).then_some(n);
+        let found = frame.chunks.iter().enumerate().find_map(there);
+        let found = found.ok_or_else(|| Error::damaged("the content is not what its id says"))?;
+        Ok(frame.nth(found))
     }
 
     /// Who reads a pack in its order, frame after frame, finds the next ones decoded.
@@ -281,22 +303,12 @@ impl Reader {
             }
             frames.slots.insert(key, Slot::Coming);
         }
-        let loaded = self.load(pack, number);
-        let mut frames = self.frames.lock();
-        let result = match loaded {
-            Ok(frame) => {
-                let frame = Arc::new(frame);
-                frames.insert(key, &frame);
-                Ok(frame)
-            }
-            Err(e) => {
-                frames.slots.remove(&key);
-                Err(e)
-            }
-        };
-        drop(frames);
-        self.arrived.notify_all();
-        result
+        // Nobody waits for good for a frame that does not come, whatever the reason.
+        let coming = Coming { reader: self, key };
+        let frame = Arc::new(self.load(pack, number)?);
+        self.frames.lock().insert(key, &frame);
+        drop(coming);
+        Ok(frame)
     }
 
     /// Reads, opens and hashes a frame.
