@@ -97,10 +97,10 @@ fn killed_while_it_is_read_it_leaves_errors_that_say_so_and_can_be_mounted_again
             stop.store(true, Ordering::Relaxed);
             readers.into_iter().flat_map(|r| r.join().unwrap()).collect()
         });
-        // ECONNABORTED is for who was waiting for an answer, ENOTCONN for who asks afterwards.
+        // ECONNABORTED is for who was waiting for an answer, ENOTCONN for who asks afterwards. Who reads what the kernel
+        // keeps already meets neither.
         let known = [libc::ENOTCONN, libc::ECONNABORTED];
         assert!(errors.iter().all(|e| known.contains(e)), "{errors:?}");
-        assert!(errors.contains(&libc::ENOTCONN));
         assert_eq!(fs::metadata(&mount.dir).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
         drop(held);
         match round {
