@@ -267,7 +267,7 @@ impl Reader {
         }
     }
 
-    /// Tells the store of the next step, once in each.
+    /// Tells the store of the next step, once in each, and of what lies behind.
     fn prefetch(&self, pack: &PackInfo, number: u32) {
         let (Some(at), Some(before)) = (
             pack.frames.get(number as usize),
@@ -282,8 +282,13 @@ impl Reader {
         // Where reading in order is noticed first, the rest of this step is new as well.
         let from = if number > 1 { (step + 1) * PREFETCH_STEP } else { at.offset };
         let end = pack.frames.last().map_or(0, |f| f.offset + f.sealed_len).min((step + 2) * PREFETCH_STEP);
+        let (store, name) = (&self.repository.store, pack_name(&pack.id));
         if from < end {
-            self.repository.store.prefetch(&pack_name(&pack.id), from.into(), (end - from).into());
+            store.prefetch(&name, from.into(), (end - from).into());
+        }
+        // The step before the last may still be read by another thread that is behind.
+        if let Some(behind) = step.checked_sub(2) {
+            store.release(&name, (behind * PREFETCH_STEP).into(), PREFETCH_STEP.into());
         }
     }
 

@@ -42,6 +42,9 @@ impl Store for Following {
     fn prefetch(&self, name: &str, offset: u64, length: u64) {
         self.now().prefetch(name, offset, length);
     }
+    fn release(&self, name: &str, offset: u64, length: u64) {
+        self.now().release(name, offset, length);
+    }
     fn size(&self, name: &str) -> Result<u64> {
         self.now().size(name)
     }

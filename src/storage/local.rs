@@ -192,6 +192,14 @@ impl Local {
         }
     }
 
+    fn advise(&self, name: &str, offset: u64, length: u64, advice: Advice) {
+        if check_name(name).is_ok()
+            && let Ok(file) = self.object(name)
+        {
+            let _ = rustix::fs::fadvise(&file, offset, NonZeroU64::new(length), advice);
+        }
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if self.confirm(name, bytes)? {
             return Ok(());
@@ -365,12 +373,13 @@ impl Store for Local {
     }
 
     fn prefetch(&self, name: &str, offset: u64, length: u64) {
-        if check_name(name).is_ok()
-            && let Ok(file) = self.object(name)
-        {
-            // The kernel's own read-ahead ends after 128 KiB, and knows nothing of a file that is opened anew.
-            let _ = rustix::fs::fadvise(&file, offset, NonZeroU64::new(length), Advice::WillNeed);
-        }
+        // The kernel's own read-ahead ends after 128 KiB, and knows nothing of a file that is opened anew.
+        self.advise(name, offset, length, Advice::WillNeed);
+    }
+
+    fn release(&self, name: &str, offset: u64, length: u64) {
+        // What is kept is the plaintext, by who asked: a second copy, sealed, would push other things out.
+        self.advise(name, offset, length, Advice::DontNeed);
     }
 
     fn size(&self, name: &str) -> Result<u64> {

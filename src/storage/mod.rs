@@ -79,6 +79,11 @@ pub trait Store: Send + Sync {
     /// none. Temporary files never appear.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
 
+    /// The other hint: these bytes were read in their order, and will not be asked for again soon.
+    fn release(&self, name: &str, offset: u64, length: u64) {
+        let _ = (name, offset, length);
+    }
+
     /// The names alone of what [`Store::list`] gives, by the same promises: where sizes and dates are not
     /// needed, a folder is listed without a look at each file.
     fn names(&self, prefix: &str) -> Result<Vec<String>> {
