@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Default bound of the frames that are kept, in raw bytes. With RocksDB's 64 MiB and the folders that the
@@ -25,6 +25,11 @@ const CIPHERS_MAX: usize = 4096;
 const AHEAD_BYTES: u32 = 2 << 20;
 /// Most frames that wait to be fetched ahead; more are not taken.
 const AHEAD_MAX: usize = 64;
+/// A frame is read in order if so many before it were met just now. With one, each random read that lies across two
+/// frames would have 2 MiB decoded for nothing: 8 % of them do, and that took 40 % of the time of all.
+const RUN: u32 = 2;
+/// Just now is within so many meetings: that many readers may take turns.
+const NEAR: u64 = 32;
 /// Threads that fetch ahead: decoding is over when the reader asks, on all cores.
 const AHEAD_THREADS: usize = 2;
 
@@ -41,8 +46,8 @@ struct Frame {
     chunks: Vec<(ChunkId, u32)>,
     pack: Arc<PackInfo>,
     number: u32,
-    /// Somebody who waits for bytes has met it; those that were only fetched ahead have not been.
-    met: AtomicBool,
+    /// When somebody who waits for bytes met it, counted in such meetings; 0: it was only fetched ahead so far.
+    met: AtomicU64,
 }
 
 impl Frame {
@@ -122,6 +127,8 @@ pub struct Reader {
     repository: Arc<Repository>,
     frames: Mutex<Frames>,
     arrived: Condvar,
+    /// How many frames were met.
+    meetings: AtomicU64,
     ciphers: Mutex<HashMap<PackId, Arc<PackCipher>>>,
     idle: Mutex<Vec<Decompressor>>,
     ahead: Sender<(Arc<PackInfo>, u32)>,
@@ -135,6 +142,7 @@ impl Repository {
             repository: self.clone(),
             frames: Mutex::default(),
             arrived: Condvar::new(),
+            meetings: AtomicU64::new(0),
             ciphers: Mutex::default(),
             idle: Mutex::default(),
             ahead,
@@ -241,13 +249,29 @@ impl Reader {
 
     /// Who reads a pack in its order, frame after frame, finds the next ones decoded.
     fn met(&self, frame: &Frame) {
-        if frame.met.swap(true, Ordering::Relaxed) {
+        if frame.met.load(Ordering::Relaxed) != 0 {
             return;
         }
-        let Some(before) = frame.number.checked_sub(1) else { return };
+        let now = self.meetings.fetch_add(1, Ordering::Relaxed) + 1;
+        if frame.met.swap(now, Ordering::Relaxed) != 0 {
+            return;
+        }
+        if frame.number == 0 {
+            return;
+        }
         let wanted: Vec<u32> = {
             let frames = self.frames.lock();
-            if !frames.slots.contains_key(&(frame.pack.id, before)) {
+            let near = |number| match frames.slots.get(&(frame.pack.id, number)) {
+                None => false,
+                // Somebody waits for it, or it is fetched ahead itself.
+                Some(Slot::Coming) => true,
+                Some(Slot::There { frame, .. }) => match frame.met.load(Ordering::Relaxed) {
+                    0 => false,
+                    then => now.saturating_sub(then) <= NEAR,
+                },
+            };
+            let mut run = (frame.number.saturating_sub(RUN)..frame.number).rev();
+            if !run.all(near) {
                 return;
             }
             let mut bytes = 0;
@@ -351,7 +375,7 @@ impl Reader {
             end += len;
             chunks.push((ids.id(kind, chunk), end));
         }
-        Ok(Frame { raw: Bytes::from(raw), chunks, pack: pack.clone(), number, met: AtomicBool::new(false) })
+        Ok(Frame { raw: Bytes::from(raw), chunks, pack: pack.clone(), number, met: AtomicU64::new(0) })
     }
 
     fn cipher(&self, pack: &PackInfo) -> Result<Arc<PackCipher>> {
