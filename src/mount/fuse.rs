@@ -3,6 +3,7 @@
 use super::attributes::{Attributes, Type};
 use super::counters::Kind;
 use super::errno::Errno;
+use super::pushing::Due;
 use super::view::{FOREVER, Line, Looked, View};
 use fuser::{
     AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -36,12 +37,22 @@ pub(super) struct Fuse {
     /// Called when the kernel may hold too many nodes.
     crowded: Box<dyn Fn() + Send + Sync>,
     limit: usize,
+    /// Called with what is to be pushed.
+    push: Box<dyn Fn(Due) + Send + Sync>,
 }
 
 impl Fuse {
-    /// `crowded` is called, often and from any thread, while the kernel holds more than `limit` nodes.
-    pub fn new(view: Arc<View>, acl: bool, limit: usize, crowded: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { view, acl, no_open: false, no_opendir: false, crowded: Box::new(crowded), limit }
+    /// `crowded` is called, often and from any thread, while the kernel holds more than `limit` nodes; `push` with what a
+    /// thread that answers nothing is to push.
+    pub fn new(
+        view: Arc<View>,
+        acl: bool,
+        limit: usize,
+        crowded: impl Fn() + Send + Sync + 'static,
+        push: impl Fn(Due) + Send + Sync + 'static,
+    ) -> Self {
+        let (crowded, push) = (Box::new(crowded), Box::new(push));
+        Self { view, acl, no_open: false, no_opendir: false, crowded, limit, push }
     }
 
     fn count(&self, kind: Kind) {
@@ -216,10 +227,19 @@ impl Filesystem for Fuse {
         self.count(Kind::Read);
         // A reply that is dropped in a panic is EIO as well.
         let _ = calm(|| {
-            self.view.read(ino.0, offset, size as usize, |bytes| match bytes {
-                Ok(bytes) => reply.data(bytes),
-                Err(e) => reply.error(code(e)),
+            let len = self.view.read(ino.0, offset, size as usize, |bytes| {
+                match bytes {
+                    Ok(bytes) => reply.data(bytes),
+                    Err(e) => reply.error(code(e)),
+                }
+                bytes.map_or(0, <[u8]>::len)
             });
+            if offset == 0
+                && len > 0
+                && let Some(due) = self.view.due(ino.0, len)
+            {
+                (self.push)(due);
+            }
             Ok(())
         });
     }

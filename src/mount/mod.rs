@@ -18,6 +18,7 @@ mod mountpoint;
 pub mod names;
 mod numbering;
 mod owners;
+mod pushing;
 mod reading;
 mod serve;
 pub mod session;

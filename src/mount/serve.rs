@@ -6,6 +6,7 @@ use super::eviction::Eviction;
 use super::fuse::Fuse;
 use super::inodes::ROOT;
 use super::mountpoint::{self, Backing, Mounted, NAME};
+use super::pushing::Due;
 use super::session::Signals;
 use super::snapshots::{Changes, Shown};
 use super::view::{Setting, View};
@@ -29,6 +30,9 @@ const READ_AHEAD_KIB: u32 = 4096;
 const THREADS_MIN: usize = 2;
 /// Threads at most.
 const THREADS_MAX: usize = 16;
+
+/// Folders that wait to be pushed; more are not taken.
+const DUE_MAX: usize = 16;
 
 /// Lists the snapshots that are there now. Looks for the repository anew where reading is told to be `lost` (a list may
 /// still come from the kernel's cache then), or where the list fails.
@@ -68,8 +72,17 @@ pub(super) fn serve(
     let ring = crowded.clone();
     // A bell that rings already need not be rung again.
     let limit = options.max_inodes;
-    let fuse =
-        Fuse::new(view.clone(), options.allow_other, limit, move || drop(ring.try_send(Notice::Crowded)));
+    let crowd = move || drop(ring.try_send(Notice::Crowded));
+    let (owe, owed) = bounded::<Due>(DUE_MAX);
+    let push = {
+        let view = view.clone();
+        move |due| {
+            if let Err(e) = owe.try_send(due) {
+                view.leave(&e.into_inner());
+            }
+        }
+    };
+    let fuse = Fuse::new(view.clone(), options.allow_other, limit, crowd, push);
     let session = attach(fuse, &path, options, &backing.source).map_err(|e| refused(&path, e))?;
     let mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
@@ -98,6 +111,10 @@ pub(super) fn serve(
             let device = session.as_fd().try_clone_to_owned().ok();
             let eviction = Eviction::new(limit, session.notifier(), device);
             move || tell_kernel(&view, &notifier, eviction, &told, &is_crowded)
+        })?,
+        spawn("push", {
+            let (view, notifier) = (view.clone(), session.notifier());
+            move || push_files(&view, &notifier, &owed)
         })?,
         spawn("refresh", {
             let refresh = options.refresh;
@@ -212,6 +229,14 @@ fn tell_kernel(
             Ok(Notice::Crowded) => eviction.crowded(&view.nodes),
             Err(_) => return,
         }
+    }
+}
+
+/// Hands files to the kernel that nobody has asked for yet.
+fn push_files(view: &View, notifier: &Notifier, owed: &Receiver<Due>) {
+    while let Ok(due) = owed.recv() {
+        // What the kernel does not take it will ask for; or the mount is gone, and the loop ends.
+        view.push(&due, &mut |ino, bytes| notifier.store(INodeNo(ino), 0, bytes).is_ok());
     }
 }
 

@@ -8,6 +8,7 @@ use super::inodes::{Folder, Node, Nodes, ROOT, What};
 use super::names::Names;
 use super::numbering::{Fingerprint, Numbering};
 use super::owners::Owners;
+use super::pushing::Pushing;
 use super::reading::Readers;
 use super::snapshots::{Changes, Shown, Snapshots};
 use super::versions::Past;
@@ -67,6 +68,7 @@ pub(super) struct View {
     pub(super) nodes: Nodes,
     pub(super) folders: Folders,
     pub(super) readers: Readers,
+    pub(super) pushing: Pushing,
     pub(super) counters: Counters,
     sight: RwLock<Arc<Sight>>,
     told: Mutex<HashSet<String>>,
@@ -110,6 +112,7 @@ impl View {
             nodes: Nodes::new(),
             folders: Folders::new(),
             readers: Readers::new(),
+            pushing: Pushing::default(),
             counters: Counters::default(),
             sight: RwLock::new(Arc::new(Sight { snapshots, past })),
             told: Mutex::default(),

@@ -365,3 +365,46 @@ fn other_hosts_snapshots_are_the_owners_alone_where_others_may_look() {
     w.view.refresh(vec![w.snapshot(1, &[])]);
     assert_eq!(w.view.attributes(w.walk(ONE).unwrap()).unwrap().0.mode, 0o755);
 }
+
+#[test]
+fn from_the_second_file_on_that_is_read_in_a_folder_those_behind_it_are_pushed() {
+    let w = World::new(None);
+    let long = Node::File(Content::Extents(vec![w.chunk(&[7; 200 << 10])]));
+    let lost = Node::File(Content::Extents(vec![Extent { len: 9, at: At::Chunk(ChunkId([9; 32])) }]));
+    let files = [
+        inline("a", "1"),
+        inline("b", "2"),
+        entry("c", long),
+        inline("d", "4"),
+        inline("f", ""),
+        inline("g", "7"),
+        entry("h", lost),
+        inline("i", "9"),
+    ];
+    w.view.refresh(vec![w.snapshot(1, &[entry("in", Node::Folder(w.folder(&files)))])]);
+    let folder = w.walk(&format!("{ONE}/in")).unwrap();
+    let inos: HashMap<String, u64> = w.list(folder).into_iter().collect();
+    let pushed = |due| {
+        let mut files = Vec::new();
+        w.view.push(due, &mut |ino, bytes| {
+            files.push((ino, bytes.to_vec()));
+            true
+        });
+        files
+    };
+    assert!(w.view.due(inos["a"], 1).is_none(), "one file may be all that is wanted");
+    assert!(w.view.due(inos["c"], 200 << 10).is_none(), "a long one says nothing");
+    let due = w.view.due(inos["b"], 1).unwrap();
+    assert!(w.view.due(inos["d"], 1).is_none(), "it is on its way");
+    // Up to what cannot be read: who asks for that hears of it, and nothing more is pushed here.
+    assert_eq!(pushed(&due), [(inos["d"], b"4".to_vec()), (inos["g"], b"7".to_vec())]);
+    let due = w.view.due(inos["i"], 1).unwrap();
+    assert_eq!(pushed(&due), []);
+    assert_eq!(w.heard.0.lock().len(), 0);
+    // What the kernel does not hold is not pushed.
+    w.view.refresh(vec![w.snapshot(2, &[inline("a", "1"), inline("b", "2"), inline("c", "3")])]);
+    let [a, b] = ["a", "b"].map(|n| w.walk(&format!("{TWO}/{n}")).unwrap());
+    assert!(w.view.due(a, 1).is_none());
+    let due = w.view.due(b, 1).unwrap();
+    assert_eq!(pushed(&due), []);
+}

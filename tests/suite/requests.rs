@@ -128,7 +128,7 @@ fn comparing_two_snapshots_reads_only_what_differs() {
 }
 
 #[test]
-fn copying_costs_one_read_for_a_small_file_and_nothing_else() {
+fn copying_costs_at_most_one_read_for_a_small_file_and_nothing_else() {
     let scene = two_snapshots("copied");
     let mount = scene.mount(&[]);
     let [one, two] = both(&scene, &mount);
@@ -137,7 +137,8 @@ fn copying_costs_one_read_for_a_small_file_and_nothing_else() {
     copy(&one, "first");
     let big = 3_000_000u64.div_ceil(128 << 10);
     let read = meter.of("read");
-    assert!((FILES as u64..=FILES as u64 + big).contains(&read), "{read} READs for {FILES} small files");
+    // Less where files were handed over before they were asked for.
+    assert!((1..=FILES as u64 + big).contains(&read), "{read} READs for {FILES} small files");
     for kind in ["open", "opendir", "flush", "lseek", "getattr"] {
         let n = meter.of(kind);
         assert!(n <= 1, "{n} requests of kind {kind}");
