@@ -16,14 +16,23 @@ pub struct Finding {
     pub what: String,
     /// Chunks that are lost by it, the first of them.
     pub chunks: Vec<ChunkId>,
-    /// How many there are.
+    /// How many there are, where that is known; at least so many.
     pub lost: u64,
     /// Files (or folders, with all in them) that need them, the first of them.
-    pub files: Vec<(SnapshotId, Vec<u8>)>,
+    pub files: Vec<Hit>,
     /// How many there are, those of each snapshot counted by themselves.
     pub hits: u64,
     /// What to do.
     pub advice: String,
+}
+
+/// A file that needs what is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Absolute, as it was saved.
+    pub path: Vec<u8>,
+    /// Snapshots in which it is hit, the first of them.
+    pub snapshots: Vec<SnapshotId>,
 }
 
 /// Why a chunk is lost.
@@ -60,9 +69,9 @@ impl Findings {
         self.others.push(Finding { object: name.into(), what: e.chain(), advice, ..Finding::default() });
     }
 
-    /// A pack that is not there, or not with its size.
-    pub fn absent(&mut self, pack: PackId, what: String) {
-        self.pack(pack, || what, AGAIN);
+    /// A pack of so many chunks that is not there, or not with its size.
+    pub fn absent(&mut self, pack: PackId, what: String, chunks: u64) {
+        self.pack(pack, || what, AGAIN).lost = chunks;
     }
 
     /// A pack that does not hold what it must; the first reason counts.
@@ -70,12 +79,12 @@ impl Findings {
         self.pack(pack, || e.chain(), REPLICA);
     }
 
-    fn pack(&mut self, pack: PackId, what: impl FnOnce() -> String, advice: &str) {
+    fn pack(&mut self, pack: PackId, what: impl FnOnce() -> String, advice: &str) -> &mut Finding {
         self.found.entry(Cause::Pack(pack)).or_insert_with(|| {
             let hex = pack.hex();
             let object = format!("packs/{}/{hex}", &hex[..2]);
             Finding { object, what: what(), advice: advice.into(), ..Finding::default() }
-        });
+        })
     }
 
     /// Chunks of a pack that were read and are lost, whoever needs them.
@@ -109,8 +118,14 @@ impl Findings {
         }
         self.last.insert(cause, (snapshot, path.to_vec()));
         f.hits += 1;
-        if f.files.len() < NAMED_MAX {
-            f.files.push((snapshot, path.to_vec()));
+        let has_room = f.files.len() < NAMED_MAX;
+        match f.files.iter_mut().find(|file| file.path == path) {
+            Some(file) if file.snapshots.len() < NAMED_MAX => file.snapshots.push(snapshot),
+            Some(_) => {}
+            None if has_room => {
+                f.files.push(Hit { path: path.to_vec(), snapshots: vec![snapshot] });
+            }
+            None => {}
         }
     }
 
@@ -133,7 +148,7 @@ mod tests {
     fn files_are_counted_once_each_and_named_up_to_a_bound() {
         let mut findings = Findings::default();
         let pack = PackId([1; 32]);
-        findings.absent(pack, "it is missing".into());
+        findings.absent(pack, "it is missing".into(), 24);
         let snapshots = [SnapshotId([2; 32]), SnapshotId([3; 32])];
         for snapshot in snapshots {
             for file in 0..8u8 {
@@ -145,7 +160,9 @@ mod tests {
         }
         let list = findings.into_list();
         assert_eq!(list.len(), 1);
-        assert_eq!((list[0].hits, list[0].files.len(), list[0].chunks.len()), (16, NAMED_MAX, NAMED_MAX));
+        assert_eq!((list[0].hits, list[0].files.len(), list[0].chunks.len()), (16, 8, NAMED_MAX));
+        assert_eq!(list[0].lost, 24);
+        assert!(list[0].files.iter().all(|f| f.snapshots == snapshots));
         assert_eq!(list[0].what, "it is missing");
         assert!(list[0].object.starts_with("packs/01/0101"));
     }

@@ -8,7 +8,7 @@ mod finding;
 mod subset;
 mod walk;
 
-pub use finding::{Finding, NAMED_MAX};
+pub use finding::{Finding, Hit, NAMED_MAX};
 pub use subset::Subset;
 
 use crate::clock;
@@ -111,9 +111,10 @@ fn round(
         report.bytes += promise.size;
         match promise.found {
             Found::Whole => named.push((*id, promise.size)),
-            Found::Missing => findings.absent(*id, "it is missing".into()),
+            Found::Missing => findings.absent(*id, "it is missing".into(), chunks_of(repository, id)?),
             Found::Sized(size) => {
-                findings.absent(*id, format!("it has {size} bytes where {} are promised", promise.size));
+                let what = format!("it has {size} bytes where {} are promised", promise.size);
+                findings.absent(*id, what, chunks_of(repository, id)?);
             }
         }
     }
@@ -161,6 +162,10 @@ fn round(
     report.chunks = walk.chunks;
     report.snapshots = survey.snapshots.len() as u64;
     Ok((survey, findings, report))
+}
+
+fn chunks_of(repository: &Repository, pack: &PackId) -> Result<u64> {
+    Ok(repository.index()?.pack(pack)?.map_or(0, |p| p.chunks.len() as u64))
 }
 
 /// Tells how much there is to do: objects that the survey has read, packs, and a walk for each snapshot.

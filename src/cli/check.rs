@@ -5,9 +5,9 @@ use super::ending::Exit;
 use super::output::Output;
 use super::progress::Progress;
 use super::words;
-use crate::check::{self, Finding, Options, Report, Subset};
+use crate::check::{self, Finding, Hit, Options, Report, Subset};
 use crate::fault::Result;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Look whether the repository is whole
 ///
@@ -77,22 +77,26 @@ fn parse_subset(text: &str) -> std::result::Result<Subset, String> {
     }
 }
 
-/// `packs/3f/3f2a…: it is missing: hits /home/ana/x in snapshot 1a2b3c4d, and 3 more: copy …`
+/// `packs/3f/3f2a…: it is missing; 31 chunks are lost; hits /home/ana/x in snapshot 1a2b3c4d, and 3 more; to do: copy …`
 fn line(f: &Finding) -> String {
     let mut text = format!("{}: {}", f.object, words::harmless(&f.what));
     if f.lost > f.chunks.len() as u64 {
         text.push_str(&format!("; {} lost", words::counted(f.lost, "chunk is", "chunks are")));
     }
     if !f.files.is_empty() {
-        let names =
-            f.files.iter().map(|(s, path)| format!("{} in snapshot {}", words::visible(path), s.short()));
+        let named: usize = f.files.iter().map(|hit| hit.snapshots.len()).sum();
+        let names = f.files.iter().map(|hit| {
+            let snapshots: Vec<String> = hit.snapshots.iter().map(|s| s.short()).collect();
+            let noun = if snapshots.len() == 1 { "snapshot" } else { "snapshots" };
+            format!("{} in {noun} {}", words::visible(&hit.path), snapshots.join(" "))
+        });
         text.push_str(&format!("; hits {}", names.collect::<Vec<_>>().join(", ")));
-        match f.hits - f.files.len() as u64 {
+        match f.hits.saturating_sub(named as u64) {
             0 => {}
             more => text.push_str(&format!(", and {} more", words::count(more))),
         }
     } else if f.object.starts_with("packs/") && f.lost > 0 {
-        text.push_str("; no snapshot needs them");
+        text.push_str("; no file of a snapshot is hit");
     }
     text.push_str("; to do: ");
     text.push_str(&words::harmless(&f.advice));
@@ -100,16 +104,13 @@ fn line(f: &Finding) -> String {
 }
 
 fn machine(f: &Finding) -> Value {
-    let files: Vec<Value> = f
-        .files
-        .iter()
-        .map(|(snapshot, path)| {
-            let mut file = serde_json::Map::new();
-            file.insert("snapshot_id".into(), snapshot.hex().into());
-            words::put_text(&mut file, "path", path);
-            file.into()
-        })
-        .collect();
+    let file = |hit: &Hit| {
+        let mut file = Map::new();
+        words::put_text(&mut file, "path", &hit.path);
+        file.insert("snapshots".into(), hit.snapshots.iter().map(|s| s.hex()).collect());
+        Value::from(file)
+    };
+    let files: Vec<Value> = f.files.iter().map(file).collect();
     json!({
         "message_type": "finding",
         "object": f.object,
