@@ -50,8 +50,9 @@ const REPLICA: &str =
     "copy the object back from another copy of the repository, if there is one; all else can still be used";
 const AGAIN: &str = "copy the object back from another copy of the repository, or back up again the folders that are hit: what the \
                      source still has is stored again";
-const LIST: &str = "copy what is missing in index/ back from another copy of the repository, or back up again the folders \
-                    that are hit: what the source still has is stored again";
+const LIST: &str = "copy the index segment that is missing or damaged back from another copy of the repository; where there is \
+                    none, move a damaged one out of index/, and back up again the folders that are hit: what the source \
+                    still has is stored again";
 
 /// Findings by their causes.
 #[derive(Debug, Default)]

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 /// needs: some index segment must name it, with its size, in a pack that is there with its size. Chunks of folders are
 /// read and verified on the way. With --read-data the packs are read as well, to the last byte: without it a flipped bit
 /// in the content of a file is not found. What is found is told on the standard output, a line for each object, with
-/// the files that it hits; the exit code is then 4. Packs that no index segment names are counted: a backup may be
-/// under way, or was interrupted, and finds them again. A check writes nothing to the repository and waits for nobody.
+/// the files that it hits (a folder stands for all that is in it); the exit code is then 4. Packs that no index segment names are counted: a
+/// backup may be under way, or was interrupted. A check writes nothing to the repository and waits for nobody.
 #[derive(clap::Args)]
 pub struct Check {
     /// Read, decrypt and verify all packs
@@ -164,7 +164,7 @@ fn words_of(r: &Report) -> Vec<String> {
     });
     if r.unused.0 > 0 {
         lines.push(format!(
-            "{} of {} not in the index: of a backup that is under way, or was interrupted",
+            "{} of {} not in the index: a backup is under way or was interrupted, or an index segment is lost",
             words::counted(r.unused.0, "pack", "packs"),
             words::size(r.unused.1)
         ));
