@@ -18,6 +18,8 @@ pub enum Outcome {
     Restored,
     /// It was there already, and equal.
     Skipped,
+    /// It was read from the repository, and is what it must be or was told to be not.
+    Verified,
 }
 
 /// Something that happened.

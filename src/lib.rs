@@ -29,6 +29,7 @@ pub mod repository;
 
 // 4: verbs
 pub mod backup;
+pub mod check;
 pub mod mount;
 pub mod restore;
 

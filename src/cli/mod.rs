@@ -8,6 +8,7 @@
 mod access;
 mod backup;
 mod cat;
+mod check;
 mod daemon;
 mod diff;
 mod ending;
@@ -69,6 +70,7 @@ enum Verb {
     Mount(mount::Mount),
     Umount(umount::Umount),
     Restore(restore::Restore),
+    Check(check::Check),
 }
 
 /// The whole command line with the exit codes in each command's help; manual pages are made from it.
@@ -137,6 +139,7 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Mount(verb) => verb.run(&global),
         Verb::Umount(verb) => verb.run(&global),
         Verb::Restore(verb) => verb.run(&global),
+        Verb::Check(verb) => verb.run(&global),
     };
     match result {
         Ok(exit) => exit.code(),

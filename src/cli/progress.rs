@@ -45,6 +45,8 @@ enum Style {
 struct Shared {
     style: Style,
     verbose: u8,
+    /// What is counted: one, and many.
+    nouns: [&'static str; 2],
     began: Time,
     planned_files: AtomicU64,
     planned_bytes: AtomicU64,
@@ -78,6 +80,11 @@ impl Progress {
 
     /// Starts to tell, as the global options and the standard error output want it.
     pub fn start(global: &Global) -> Self {
+        Self::counting(global, ["file", "files"])
+    }
+
+    /// The same, for work on something else than files.
+    pub fn counting(global: &Global, nouns: [&'static str; 2]) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|t| t.is_empty() || t == "dumb");
         let style = match (global.json, global.quiet, std::io::stderr().is_terminal() && !dumb) {
             (true, ..) => Style::Json,
@@ -85,7 +92,7 @@ impl Progress {
             (_, _, true) => Style::Terminal,
             (_, _, false) => Style::Lines,
         };
-        let shared = Arc::new(Shared::new(style, global.verbose));
+        let shared = Arc::new(Shared { nouns, ..Shared::new(style, global.verbose) });
         let interval = match style {
             Style::Terminal => Some(TERMINAL_INTERVAL),
             Style::Lines => Some(LINES_INTERVAL),
@@ -138,7 +145,10 @@ impl Observer for Shared {
                 if file {
                     self.files.fetch_add(1, Ordering::Relaxed);
                 }
-                let least = if matches!(outcome, Outcome::Unchanged | Outcome::Skipped) { 2 } else { 1 };
+                let least = match outcome {
+                    Outcome::Unchanged | Outcome::Skipped | Outcome::Verified => 2,
+                    _ => 1,
+                };
                 if self.verbose >= least {
                     self.tell("entry", word_of(outcome), Some(path), None);
                 }
@@ -164,6 +174,7 @@ fn word_of(outcome: Outcome) -> &'static str {
         Outcome::Unchanged => "unchanged",
         Outcome::Restored => "restored",
         Outcome::Skipped => "skipped",
+        Outcome::Verified => "verified",
     }
 }
 
@@ -172,6 +183,7 @@ impl Shared {
         Self {
             style,
             verbose,
+            nouns: ["file", "files"],
             began: clock::now(),
             planned_files: AtomicU64::new(0),
             planned_bytes: AtomicU64::new(0),
@@ -259,6 +271,7 @@ impl Shared {
     /// `0:12  41 %  12,034 of 84,000 files  512 MiB of 1.3 GiB  182 MiB/s  0:05 left`.
     fn status(&self, seconds: f64, bytes: u64, rate: f64) -> String {
         let files = self.files.load(Ordering::Relaxed);
+        let [one, many] = self.nouns;
         let planned_files = self.planned_files.load(Ordering::Relaxed);
         let planned = self.planned_bytes.load(Ordering::Relaxed);
         let mut line = words::clock(seconds);
@@ -266,8 +279,8 @@ impl Shared {
             line.push_str(&format!("  {:.0} %", (bytes as f64 / planned as f64 * 100.0).min(100.0).floor()));
         }
         line.push_str(&match planned_files > files {
-            true => format!("  {} of {} files", words::count(files), words::count(planned_files)),
-            false => format!("  {}", words::counted(files, "file", "files")),
+            true => format!("  {} of {} {many}", words::count(files), words::count(planned_files)),
+            false => format!("  {}", words::counted(files, one, many)),
         });
         line.push_str(&match planned > bytes {
             true => format!("  {} of {}", words::size(bytes), words::size(planned)),

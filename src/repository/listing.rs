@@ -85,6 +85,17 @@ pub(super) struct Listing {
 }
 
 impl Listing {
+    /// Of what was proven.
+    pub fn of(
+        repository: &Repository,
+        mut notes: Vec<ListedNote>,
+        manifests: Vec<Arc<Snapshot>>,
+    ) -> Result<Self> {
+        notes.sort_by_key(|n| (n.note.0.time, n.id));
+        let void = repository.voids(&notes, &manifests)?;
+        Ok(Self { notes, manifests, void })
+    }
+
     /// The forget notes whose manifests are still there (B1).
     pub fn forgets(&self) -> Vec<NoteId> {
         let there: HashSet<_> = self.manifests.iter().map(|s| s.id).collect();
@@ -186,7 +197,6 @@ impl Repository {
                 notes.extend(self.known_note(remembered, id)?.map(|note| ListedNote { id, note }));
             }
         }
-        notes.sort_by_key(|n| (n.note.0.time, n.id));
         let mut manifests = Vec::new();
         let mut listed = HashSet::new();
         for name in manifest_names {
@@ -195,13 +205,13 @@ impl Repository {
                 manifests.extend(self.known_manifest(remembered, id)?);
             }
         }
-        let void = self.voids(&notes, &manifests)?;
+        let listing = Listing::of(self, notes, manifests)?;
         *vanished = self.vanished(remembered, &noted, &listed);
         if let Err(e) = remembered.save() {
             // It costs the next start some time.
             self.observer.event(Event::Detail(&e.chain()));
         }
-        Ok(Listing { notes, manifests, void })
+        Ok(listing)
     }
 
     /// Remembers a snapshot that this process has just written: a storage that hides it from the next listing is noticed.
@@ -304,7 +314,7 @@ impl Repository {
     }
 
     /// An object named by its hash, checked against its name and opened.
-    fn object(&self, kind: Kind, name: &str, id: &[u8; ID_LEN]) -> Result<(Vec<u8>, Author)> {
+    pub(super) fn object(&self, kind: Kind, name: &str, id: &[u8; ID_LEN]) -> Result<(Vec<u8>, Author)> {
         let bytes = self.store.get(name, kind.limit())?;
         if blake3::hash(&bytes).as_bytes() != id {
             return Err(Error::damaged("it is not what its name says"));
@@ -354,7 +364,8 @@ impl Repository {
         Ok(())
     }
 
-    fn load_segment(&self, id: &SegmentId) -> Result<Applied> {
+    /// A segment, read and proven.
+    pub(super) fn load_segment(&self, id: &SegmentId) -> Result<Applied> {
         let bytes = self.store.get(&segment_name(id), Kind::Segment.limit())?;
         if SegmentId::of_object(&bytes) != *id {
             return Err(Error::damaged("it is not what its name says"));

@@ -3,19 +3,23 @@
 //! Writers go packs, segments, manifest; readers list manifests, then segments. Nobody waits for a lock.
 
 mod away;
+mod examine;
 mod keyring;
 mod lease;
 mod listing;
 mod reader;
 mod remembered;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod vanished;
 mod writer;
 
+pub use examine::Examined;
 pub use keyring::{Author, Credential};
 pub use listing::Snapshot;
 pub use reader::Reader;
+pub use survey::{Flaw, Found, Promise, Survey, is_finding};
 pub use writer::{Commit, Draft, Frames, Writer, WriterOptions};
 
 use crate::chunk::{Chunker, Params};

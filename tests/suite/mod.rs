@@ -1,6 +1,7 @@
 //! All integration tests. Most of them run the real program against real files, mounts and disks.
 
 mod away;
+mod checking;
 mod damage;
 mod deaths;
 mod errors;

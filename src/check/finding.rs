@@ -1,0 +1,170 @@
+//! What a check found: for each cause the chunks and the files that it hits, some of them by name.
+
+use crate::fault::Error;
+use crate::id::{ChunkId, PackId, SnapshotId};
+use std::collections::BTreeMap;
+
+/// Most chunks, and most files, that a finding names; all are counted.
+pub const NAMED_MAX: usize = 10;
+
+/// Something that is wrong with a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Finding {
+    /// The object's name in the store; of what lies in none, the folder where it should.
+    pub object: String,
+    /// What is wrong.
+    pub what: String,
+    /// Chunks that are lost by it, the first of them.
+    pub chunks: Vec<ChunkId>,
+    /// How many there are, where that is known; at least so many.
+    pub lost: u64,
+    /// Files (or folders, with all in them) that need them, the first of them.
+    pub files: Vec<Hit>,
+    /// How many there are, those of each snapshot counted by themselves.
+    pub hits: u64,
+    /// What to do.
+    pub advice: String,
+}
+
+/// A file that needs what is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Absolute, as it was saved.
+    pub path: Vec<u8>,
+    /// Snapshots in which it is hit, the first of them.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// Why a chunk is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The pack that it lies in.
+    Pack(PackId),
+    /// It is named with another length than its file says.
+    Length,
+    /// No segment that can be read names it.
+    Unnamed,
+}
+
+const REPLICA: &str =
+    "copy the object back from another copy of the repository, if there is one; all else can still be used";
+const AGAIN: &str = "copy the object back from another copy of the repository, or back up again the folders that are hit: what the \
+                     source still has is stored again";
+const LIST: &str = "copy the index segment that is missing or damaged back from another copy of the repository; where there is \
+                    none, move a damaged one out of index/, and back up again the folders that are hit: what the source \
+                    still has is stored again";
+
+/// Findings by their causes.
+#[derive(Debug, Default)]
+pub struct Findings {
+    found: BTreeMap<Cause, Finding>,
+    others: Vec<Finding>,
+    /// The last hit of each cause: a file with many lost chunks counts once.
+    last: BTreeMap<Cause, (SnapshotId, Vec<u8>)>,
+}
+
+impl Findings {
+    /// An object that names no chunk.
+    pub fn object(&mut self, name: &str, e: &Error) {
+        let advice = e.advice().unwrap_or(REPLICA).to_owned();
+        self.others.push(Finding { object: name.into(), what: e.chain(), advice, ..Finding::default() });
+    }
+
+    /// A pack of so many chunks that is not there, or not with its size.
+    pub fn absent(&mut self, pack: PackId, what: String, chunks: u64) {
+        self.pack(pack, || what, AGAIN).lost = chunks;
+    }
+
+    /// A pack that does not hold what it must; the first reason counts.
+    pub fn damaged(&mut self, pack: PackId, e: Error) {
+        self.pack(pack, || e.chain(), REPLICA);
+    }
+
+    fn pack(&mut self, pack: PackId, what: impl FnOnce() -> String, advice: &str) -> &mut Finding {
+        self.found.entry(Cause::Pack(pack)).or_insert_with(|| {
+            let hex = pack.hex();
+            let object = format!("packs/{}/{hex}", &hex[..2]);
+            Finding { object, what: what(), advice: advice.into(), ..Finding::default() }
+        })
+    }
+
+    /// Chunks of a pack that were read and are lost, whoever needs them.
+    pub fn lost(&mut self, pack: PackId, chunks: &[ChunkId]) {
+        if let Some(f) = self.found.get_mut(&Cause::Pack(pack)) {
+            f.lost += chunks.len() as u64;
+            f.chunks.extend(chunks.iter().take(NAMED_MAX.saturating_sub(f.chunks.len())));
+        }
+    }
+
+    /// A file that needs a chunk which is lost.
+    pub fn hit(&mut self, cause: Cause, chunk: &ChunkId, snapshot: SnapshotId, path: &[u8]) {
+        let f = self.found.entry(cause).or_insert_with(|| Finding {
+            object: if matches!(cause, Cause::Pack(_)) { "packs/".into() } else { "index/".into() },
+            what: match cause {
+                Cause::Pack(_) => "a pack cannot be used",
+                Cause::Length => "chunks are named with another length than their files say",
+                Cause::Unnamed => "chunks that snapshots need are named by no index segment that can be read",
+            }
+            .into(),
+            advice: if cause == Cause::Unnamed { LIST } else { REPLICA }.into(),
+            ..Finding::default()
+        });
+        // Counted exactly while there are few; of a pack that was read all are known.
+        if f.chunks.len() < NAMED_MAX && !f.chunks.contains(chunk) {
+            f.chunks.push(*chunk);
+            f.lost = f.lost.max(f.chunks.len() as u64);
+        }
+        if self.last.get(&cause).is_some_and(|(s, p)| *s == snapshot && p == path) {
+            return;
+        }
+        self.last.insert(cause, (snapshot, path.to_vec()));
+        f.hits += 1;
+        let has_room = f.files.len() < NAMED_MAX;
+        match f.files.iter_mut().find(|file| file.path == path) {
+            Some(file) if file.snapshots.len() < NAMED_MAX => file.snapshots.push(snapshot),
+            Some(_) => {}
+            None if has_room => {
+                f.files.push(Hit { path: path.to_vec(), snapshots: vec![snapshot] });
+            }
+            None => {}
+        }
+    }
+
+    /// Whether anything was found that would be explained by what others deleted meanwhile.
+    pub fn lacks_something(&self) -> bool {
+        !self.found.is_empty()
+    }
+
+    /// All of them: objects first, then packs by name, then chunks.
+    pub fn into_list(self) -> Vec<Finding> {
+        self.others.into_iter().chain(self.found.into_values()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_counted_once_each_and_named_up_to_a_bound() {
+        let mut findings = Findings::default();
+        let pack = PackId([1; 32]);
+        findings.absent(pack, "it is missing".into(), 24);
+        let snapshots = [SnapshotId([2; 32]), SnapshotId([3; 32])];
+        for snapshot in snapshots {
+            for file in 0..8u8 {
+                for chunk in 0..3u8 {
+                    let id = ChunkId([file * 3 + chunk; 32]);
+                    findings.hit(Cause::Pack(pack), &id, snapshot, &[b'/', b'a' + file]);
+                }
+            }
+        }
+        let list = findings.into_list();
+        assert_eq!(list.len(), 1);
+        assert_eq!((list[0].hits, list[0].files.len(), list[0].chunks.len()), (16, 8, NAMED_MAX));
+        assert_eq!(list[0].lost, 24);
+        assert!(list[0].files.iter().all(|f| f.snapshots == snapshots));
+        assert_eq!(list[0].what, "it is missing");
+        assert!(list[0].object.starts_with("packs/01/0101"));
+    }
+}

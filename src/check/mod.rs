@@ -1,0 +1,237 @@
+//! `check`: the repository against itself. Nothing is ever written to the store.
+//!
+//! Every object is listed; all but packs are read and proven; every chunk that a snapshot needs must be named by a segment,
+//! at its size, in a pack that is there. Chunks of trees are read and verified on the way. With `--read-data` packs are
+//! read whole as well, before the walk, which then names the files that are hit.
+
+mod finding;
+mod subset;
+mod walk;
+
+pub use finding::{Finding, Hit, NAMED_MAX};
+pub use subset::Subset;
+
+use crate::clock;
+use crate::event::{Event, Observer, Outcome, Stop};
+use crate::fault::{Doing, Error, Result};
+use crate::format::pack::PackEntry;
+use crate::id::PackId;
+use crate::repository::{Examined, Found, Repository, Survey};
+use crossbeam_channel::{Receiver, bounded};
+use finding::Findings;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use subset::Rotation;
+use walk::{Shelf, Walk};
+
+/// How often a check begins anew, since what it found may come from what others deleted in order meanwhile.
+const ROUNDS: usize = 3;
+
+/// What to check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Packs that are read whole.
+    pub read_data: Option<Subset>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What is wrong, if anything is.
+    pub findings: Vec<Finding>,
+    /// Objects in the store.
+    pub objects: u64,
+    /// Snapshots that were gone through.
+    pub snapshots: u64,
+    /// Packs that segments name.
+    pub packs: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// References to chunks that were looked up; what snapshots share counts once.
+    pub chunks: u64,
+    /// Packs that no segment names, and their bytes: of a backup that is under way, or was killed.
+    pub unused: (u64, u64),
+    /// Packs that were read whole, and their bytes.
+    pub read: (u64, u64),
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Checks a repository.
+///
+/// # Errors
+/// What the store says where it is not about one object; `Stopped`; damage is no error, but in the report.
+pub fn run(
+    repository: &Arc<Repository>,
+    options: &Options,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<Report> {
+    let began = clock::now();
+    for last in (0..ROUNDS).map(|n| n + 1 == ROUNDS) {
+        let (survey, findings, mut report) = round(repository, options, observer, stop)?;
+        if last || !findings.lacks_something() || !repository.has_changed_since(&survey)? {
+            report.findings = findings.into_list();
+            report.seconds = clock::now().seconds_since(began);
+            return Ok(report);
+        }
+        observer.event(Event::Detail("objects were deleted in order meanwhile: the check begins anew"));
+    }
+    Err(Error::bug("a check has no last round"))
+}
+
+fn round(
+    repository: &Arc<Repository>,
+    options: &Options,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<(Survey, Findings, Report)> {
+    let survey = repository.survey(stop)?;
+    let mut findings = Findings::default();
+    for flaw in &survey.flaws {
+        findings.object(&flaw.object, &flaw.error);
+    }
+    let mut shelves = HashMap::new();
+    let mut named = Vec::new();
+    let mut report = Report {
+        objects: survey.objects,
+        unused: (survey.unused.len() as u64, survey.unused.iter().map(|(_, size)| size).sum()),
+        ..Report::default()
+    };
+    for (id, promise) in &survey.packs {
+        let is_whole = promise.found == Found::Whole;
+        shelves.insert(*id, Shelf { is_whole, bad: Vec::new() });
+        if promise.retired {
+            continue;
+        }
+        report.packs += 1;
+        report.bytes += promise.size;
+        match promise.found {
+            Found::Whole => named.push((*id, promise.size)),
+            Found::Missing => findings.absent(*id, "it is missing".into(), chunks_of(repository, id)?),
+            Found::Sized(size) => {
+                let what = format!("it has {size} bytes where {} are promised", promise.size);
+                findings.absent(*id, what, chunks_of(repository, id)?);
+            }
+        }
+    }
+    let chosen = match options.read_data {
+        None => Vec::new(),
+        Some(subset) => {
+            let rotation = Rotation::open(repository.cache_dir(), &repository.location());
+            let chosen = subset.choose(&named, &rotation.read);
+            let bytes: u64 = chosen.iter().map(|(_, size)| size).sum();
+            plan(observer, &survey, chosen.len() as u64, bytes);
+            let done = Mutex::new(Vec::new());
+            let wanted: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
+            let read = read_packs(repository, &survey, wanted, observer, stop, &done);
+            let mut whole = Vec::new();
+            for (entry, examined) in done.into_inner() {
+                whole.push((entry, examined.error.is_none()));
+                if let Some(e) = examined.error {
+                    findings.damaged(entry, e);
+                    findings.lost(entry, &examined.chunks);
+                }
+                if let Some(shelf) = shelves.get_mut(&entry) {
+                    shelf.bad = examined.bad;
+                }
+            }
+            // Also of what an interrupted check has read.
+            if let Err(e) = rotation.save(&whole, &named) {
+                observer.event(Event::Warning(&e.chain()));
+            }
+            read?;
+            chosen
+        }
+    };
+    report.read = (chosen.len() as u64, chosen.iter().map(|(_, size)| size).sum());
+    if options.read_data.is_none() {
+        plan(observer, &survey, 0, 0);
+    }
+    let reader = repository.reader();
+    let mut walk = Walk::new(repository, &reader, &shelves, &mut findings, stop);
+    for s in &survey.snapshots {
+        let name = format!("snapshots/{}", s.id);
+        observer.event(Event::Started(Path::new(&name)));
+        walk.snapshot(s).doing(|| format!("walking through snapshot {}", s.id.short()))?;
+        verified(observer, &name);
+    }
+    report.chunks = walk.chunks;
+    report.snapshots = survey.snapshots.len() as u64;
+    Ok((survey, findings, report))
+}
+
+fn chunks_of(repository: &Repository, pack: &PackId) -> Result<u64> {
+    Ok(repository.index()?.pack(pack)?.map_or(0, |p| p.chunks.len() as u64))
+}
+
+/// Tells how much there is to do: objects that the survey has read, packs, and a walk for each snapshot.
+fn plan(observer: &Arc<dyn Observer>, survey: &Survey, packs: u64, bytes: u64) {
+    let files = survey.objects - survey.stored_packs + packs + survey.snapshots.len() as u64;
+    observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
+}
+
+fn verified(observer: &Arc<dyn Observer>, name: &str) {
+    let (path, outcome) = (Path::new(name), Outcome::Verified);
+    observer.event(Event::Finished { path, outcome, file: true });
+}
+
+/// Reads the wanted packs on all cores, in the order in which segments name them.
+fn read_packs(
+    repository: &Arc<Repository>,
+    survey: &Survey,
+    mut wanted: HashSet<PackId>,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+    done: &Mutex<Vec<(PackId, Examined)>>,
+) -> Result<()> {
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    // One waits for each: entries of big packs take some 100 KiB of memory.
+    let (send, queue) = bounded::<PackEntry>(cores);
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    thread::scope(|scope| -> Result<()> {
+        for _ in 0..cores {
+            let (queue, failed): (Receiver<PackEntry>, _) = (queue.clone(), &failed);
+            let work = move || {
+                for entry in queue {
+                    let hex = entry.pack.hex();
+                    let name = format!("packs/{}/{hex}", &hex[..2]);
+                    observer.event(Event::Started(Path::new(&name)));
+                    match repository.examine(&entry, stop) {
+                        Ok(examined) => done.lock().push((entry.pack, examined)),
+                        Err(e) => {
+                            failed.lock().get_or_insert(e);
+                            return;
+                        }
+                    }
+                    verified(observer, &name);
+                }
+            };
+            let name = "check".to_owned();
+            thread::Builder::new().name(name).spawn_scoped(scope, work).doing(|| "starting a thread")?;
+        }
+        drop(queue);
+        for segment in &survey.segments {
+            if wanted.is_empty() {
+                break;
+            }
+            stop.check()?;
+            for entry in repository.entries(segment)? {
+                // A merge may leave a pack named twice; to read it once is enough.
+                let is_over = wanted.remove(&entry.pack) && send.send(entry).is_err();
+                if is_over || failed.lock().is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        drop(send);
+        Ok(())
+    })?;
+    match failed.into_inner() {
+        Some(e) => Err(e),
+        None => Ok(()),
+    }
+}
