@@ -31,6 +31,7 @@ pub mod repository;
 pub mod backup;
 pub mod mount;
 pub mod restore;
+pub mod retention;
 
 // 7: words
 pub mod cli;

@@ -13,6 +13,7 @@ mod diff;
 mod ending;
 mod export;
 mod find;
+mod forget;
 mod fstab;
 mod glob;
 mod init;
@@ -25,6 +26,7 @@ mod progress;
 mod restore;
 mod select;
 mod snapshots;
+mod tag;
 mod timeline;
 mod umount;
 mod versions;
@@ -69,6 +71,8 @@ enum Verb {
     Mount(mount::Mount),
     Umount(umount::Umount),
     Restore(restore::Restore),
+    Tag(tag::Tag),
+    Forget(forget::Forget),
 }
 
 /// The whole command line with the exit codes in each command's help; manual pages are made from it.
@@ -137,6 +141,8 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Mount(verb) => verb.run(&global),
         Verb::Umount(verb) => verb.run(&global),
         Verb::Restore(verb) => verb.run(&global),
+        Verb::Tag(verb) => verb.run(&global),
+        Verb::Forget(verb) => verb.run(&global),
     };
     match result {
         Ok(exit) => exit.code(),

@@ -6,6 +6,7 @@ mod away;
 mod keyring;
 mod lease;
 mod listing;
+mod notes;
 mod reader;
 mod remembered;
 #[cfg(test)]
