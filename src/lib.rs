@@ -32,6 +32,7 @@ pub mod backup;
 pub mod check;
 pub mod mount;
 pub mod restore;
+pub mod retention;
 
 // 7: words
 pub mod cli;

@@ -14,6 +14,7 @@ mod diff;
 mod ending;
 mod export;
 mod find;
+mod forget;
 mod fstab;
 mod glob;
 mod init;
@@ -26,6 +27,7 @@ mod progress;
 mod restore;
 mod select;
 mod snapshots;
+mod tag;
 mod timeline;
 mod umount;
 mod versions;
@@ -71,6 +73,8 @@ enum Verb {
     Umount(umount::Umount),
     Restore(restore::Restore),
     Check(check::Check),
+    Tag(tag::Tag),
+    Forget(forget::Forget),
 }
 
 /// The whole command line with the exit codes in each command's help; manual pages are made from it.
@@ -140,6 +144,8 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Umount(verb) => verb.run(&global),
         Verb::Restore(verb) => verb.run(&global),
         Verb::Check(verb) => verb.run(&global),
+        Verb::Tag(verb) => verb.run(&global),
+        Verb::Forget(verb) => verb.run(&global),
     };
     match result {
         Ok(exit) => exit.code(),

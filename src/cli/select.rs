@@ -133,12 +133,25 @@ impl Target {
         if snapshots.is_empty() {
             return Err(filters.none());
         }
+        self.among(&snapshots)
+    }
+
+    /// The snapshot, among these, which are sorted by time, oldest first.
+    ///
+    /// # Errors
+    /// As [`Target::find`].
+    pub fn among(&self, snapshots: &[Arc<Snapshot>]) -> Result<Arc<Snapshot>> {
         let list: Vec<_> = snapshots.iter().map(|s| (s.id, s.manifest.time)).collect();
         let at = self.pick(&list)?;
         Ok(snapshots[at].clone())
     }
 
-    /// Index into a list sorted by time, oldest first, that is not empty.
+    /// Whether it is written as an id.
+    pub fn is_id(&self) -> bool {
+        matches!(self.selector, Selector::Id(_))
+    }
+
+    /// Index into a list sorted by time, oldest first.
     fn pick(&self, list: &[(SnapshotId, Time)]) -> Result<usize> {
         let missing =
             |why: String| Error::new(Fault::Missing, why).hint("`pastfs snapshots` lists what there is");
@@ -146,12 +159,13 @@ impl Target {
             return self.pick_id(digits, list);
         }
         let found = moment::pick(&self.selector, list, |(_, time)| *time);
-        found.ok_or_else(|| {
-            missing(format!(
+        found.ok_or_else(|| match list.first() {
+            Some((_, oldest)) => missing(format!(
                 "no snapshot is as old as {}: the oldest is of {}",
                 self.text,
-                words::local_time(list[0].1)
-            ))
+                words::local_time(*oldest)
+            )),
+            None => missing(format!("there is no snapshot to be {}", self.text)),
         })
     }
 

@@ -24,8 +24,11 @@ pub struct Snapshots {
     #[command(flatten)]
     filters: Filters,
     /// Take it for right that snapshots have vanished, and warn of these no more
-    #[arg(long, conflicts_with_all = ["host", "tag", "path"])]
+    #[arg(long, conflicts_with_all = ["host", "tag", "path", "forgotten"])]
     accept_vanished: bool,
+    /// List those that were forgotten and are still there: `pastfs forget --undo` brings them back
+    #[arg(long)]
+    forgotten: bool,
 }
 
 impl Snapshots {
@@ -42,7 +45,8 @@ impl Snapshots {
             return Ok(Exit::Done);
         }
         let mut rows = Vec::new();
-        for snapshot in self.filters.snapshots(&repository)? {
+        let all = if self.forgotten { repository.forgotten()? } else { repository.snapshots()? };
+        for snapshot in self.filters.pass(&repository, all)? {
             let private = repository.private(&snapshot)?;
             rows.push((snapshot, private));
         }
@@ -67,23 +71,32 @@ impl Snapshots {
 
 fn row(snapshot: &Snapshot, private: &Private) -> Vec<String> {
     let m = &snapshot.manifest;
-    let join = |texts: &[Vec<u8>], by| texts.iter().map(|t| words::visible(t)).collect::<Vec<_>>().join(by);
-    let mut paths = join(&private.paths, " ");
+    let mut paths = texts(&private.paths, " ");
     if private.unread_total > 0 {
         paths.push_str(&format!(" ({} not read)", words::count(private.unread_total)));
+    }
+    let mut tags = texts(&snapshot.tags, ",");
+    if snapshot.held {
+        tags.push_str(if tags.is_empty() { "(held)" } else { " (held)" });
     }
     vec![
         words::local_time(m.time),
         snapshot.id.short(),
         words::visible(&m.host),
-        join(&snapshot.tags, ","),
+        tags,
         words::size(m.totals.bytes),
         words::size(m.totals.stored_bytes),
         paths,
     ]
 }
 
-fn machine(snapshot: &Snapshot, private: &Private) -> Value {
+/// Tags or paths on one line.
+pub fn texts(texts: &[Vec<u8>], by: &str) -> String {
+    texts.iter().map(|t| words::visible(t)).collect::<Vec<_>>().join(by)
+}
+
+/// A snapshot as JSON.
+pub fn machine(snapshot: &Snapshot, private: &Private) -> Value {
     let m = &snapshot.manifest;
     let mut object = Map::new();
     object.insert("id".into(), snapshot.id.hex().into());

@@ -342,6 +342,15 @@ impl Keyring {
         Ok((signed.body, author))
     }
 
+    /// The same keys with the certificate of a writer.
+    #[cfg(test)]
+    pub fn certified_as_writer(&mut self) {
+        if let Some(root) = &self.root {
+            let public = self.signer.public();
+            self.certificate = certify(root, &self.repository, Role::Writer, public, b"other".to_vec());
+        }
+    }
+
     /// A config object, signed by the authority.
     pub fn seal_config(&self, config: Vec<u8>) -> Result<Vec<u8>> {
         let root = self.root.as_ref().ok_or_else(|| Error::new(Fault::Denied, "changing the config"))?;

@@ -105,6 +105,16 @@ impl Listing {
 
     /// Snapshots that are neither forgotten nor void, oldest first, with their tags.
     pub fn live(&self) -> Vec<Arc<Snapshot>> {
+        self.judged().into_iter().filter(|(_, visible)| *visible).map(|(s, _)| s).collect()
+    }
+
+    /// Those that notes hide and whose manifests are still there, likewise.
+    pub fn forgotten(&self) -> Vec<Arc<Snapshot>> {
+        self.judged().into_iter().filter(|(_, visible)| !*visible).map(|(s, _)| s).collect()
+    }
+
+    /// All that are not void, with what notes say of each, the last word being whether it is visible.
+    pub fn judged(&self) -> Vec<(Arc<Snapshot>, bool)> {
         let counting = self.manifests.iter().filter(|s| !self.void.contains(&s.id));
         let mut live: HashMap<SnapshotId, (Arc<Snapshot>, bool)> =
             counting.map(|s| (s.id, (s.clone(), true))).collect();
@@ -130,9 +140,8 @@ impl Listing {
                 }
             }
         }
-        let mut snapshots: Vec<Arc<Snapshot>> =
-            live.into_values().filter(|(_, visible)| *visible).map(|(s, _)| s).collect();
-        snapshots.sort_by_key(|s| (s.manifest.time, s.id));
+        let mut snapshots: Vec<_> = live.into_values().collect();
+        snapshots.sort_by_key(|(s, _)| (s.manifest.time, s.id));
         snapshots
     }
 }
@@ -218,6 +227,15 @@ impl Repository {
     pub(super) fn remember(&self, snapshot: Snapshot) {
         if let Some(remembered) = &mut self.known.lock().remembered {
             remembered.add(Item::Snapshot(Arc::new(snapshot)));
+            // As above.
+            let _ = remembered.save();
+        }
+    }
+
+    /// The same for a note.
+    pub(super) fn remember_note(&self, id: NoteId, note: Note, author: Author) {
+        if let Some(remembered) = &mut self.known.lock().remembered {
+            remembered.add(Item::Note(id, Arc::new((note, author))));
             // As above.
             let _ = remembered.save();
         }

@@ -7,6 +7,7 @@ mod examine;
 mod keyring;
 mod lease;
 mod listing;
+mod notes;
 mod reader;
 mod remembered;
 mod survey;

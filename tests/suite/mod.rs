@@ -7,6 +7,7 @@ mod deaths;
 mod errors;
 mod eviction;
 mod fidelity;
+mod forgetting;
 mod format;
 mod fstab;
 mod generated;

@@ -344,3 +344,94 @@ fn long_lists_of_unread_files_are_not_kept_but_can_be_asked_for() {
         assert_eq!(r.private(s).unwrap(), long);
     }
 }
+
+/// What `add_note` writes is remembered at once, as a snapshot is: the storage may lose all of it in the next moment.
+#[test]
+fn what_this_machine_forgot_is_no_alarm_though_the_note_goes_with_the_snapshot() {
+    let (store, ids, cache) = stage(2);
+    look(&store, &cache);
+    let r = open(&store, &cache).unwrap();
+    let notes = r.add_note(Action::Forget, &ids[..1], &[]).unwrap();
+    drop(r);
+    vanish(&store, &ids[0]);
+    store.memory.delete(&format!("notes/{}", notes[0])).unwrap();
+    assert_eq!(look(&store, &cache), (ids[1..].to_vec(), vec![]));
+}
+
+#[test]
+fn the_last_word_counts_though_an_earlier_one_was_said_by_a_clock_that_goes_ahead() {
+    let (store, ids, cache) = stage(2);
+    let r = open(&store, &cache).unwrap();
+    let nanos = 999_999_999;
+    for ahead in [60, 86_400, i64::MAX - clock::now().seconds] {
+        let note = Note {
+            action: Action::Forget,
+            time: Time { seconds: clock::now().seconds.saturating_add(ahead).min(i64::MAX - 2), nanos },
+            snapshots: ids[..1].to_vec(),
+            tags: Vec::new(),
+            session: None,
+            unknown: Default::default(),
+        };
+        let object = r.keys.seal_object(Object::Note, note.encode()).unwrap();
+        store.memory.put(&format!("notes/{}", NoteId::of_object(&object)), &object).unwrap();
+        assert_eq!(look(&store, &cache).0, ids[1..]);
+        r.add_note(Action::Unforget, &ids, &[]).unwrap();
+        assert_eq!(look(&store, &cache), (ids.clone(), vec![]));
+        r.add_note(Action::Forget, &ids[..1], &[]).unwrap();
+        assert_eq!(look(&store, &cache), (ids[1..].to_vec(), vec![]));
+        r.add_note(Action::Unforget, &ids[..1], &[]).unwrap();
+    }
+}
+
+#[test]
+fn notes_that_may_not_be_are_refused_before_anything_is_written() {
+    let (store, ids, cache) = stage(2);
+    let r = open(&store, &cache).unwrap();
+    let tags = |n: usize| (0..n).map(|i| i.to_string().into_bytes()).collect::<Vec<_>>();
+    r.add_note(Action::Hold, &ids[1..], &[]).unwrap();
+    r.add_note(Action::Tag, &ids[..1], &tags(256)).unwrap();
+    let refused = |action, ids: &[SnapshotId], tags: &[Vec<u8>]| {
+        let before = store.names("notes/");
+        let fault = r.add_note(action, ids, tags).unwrap_err().fault();
+        assert_eq!(store.names("notes/"), before);
+        fault
+    };
+    assert_eq!(refused(Action::Forget, &ids, &[]), Fault::Misuse);
+    assert_eq!(refused(Action::Tag, &ids, &[b"one more".to_vec()]), Fault::Misuse);
+    assert_eq!(refused(Action::Tag, &ids[1..], &tags(257)), Fault::Misuse);
+    assert_eq!(refused(Action::Untag, &ids, &[vec![b'x'; 1025]]), Fault::Misuse);
+    assert_eq!(refused(Action::Tag, &ids, &[]), Fault::Misuse);
+    assert_eq!(refused(Action::Void, &ids, &[]), Fault::Misuse);
+    assert_eq!(refused(Action::Forget, &[SnapshotId([7; 32])], &[]), Fault::Missing);
+    assert_eq!(look(&store, &cache), (ids.clone(), vec![]));
+    // What is refused of held ones is allowed of the other; nothing is said of no snapshots.
+    assert_eq!(r.add_note(Action::Forget, &[], &[]).unwrap(), []);
+    assert_eq!(r.add_note(Action::Forget, &ids[..1], &[]).unwrap().len(), 1);
+    assert_eq!(r.forgotten().unwrap()[0].id, ids[0]);
+}
+
+#[test]
+fn a_note_on_very_many_snapshots_is_several_that_can_be_read() {
+    let (store, ids, cache) = stage(2);
+    let r = open(&store, &cache).unwrap();
+    let many = vec![ids[0]; 20_001];
+    let tags: Vec<Vec<u8>> = (1..=255).map(|b| vec![b; 1024]).collect();
+    assert_eq!(r.add_note(Action::Tag, &many, &tags).unwrap().len(), 3);
+    let (listed, told) = look(&store, &Caches::new());
+    assert_eq!((listed, told), (ids, vec![]));
+    assert!(r.snapshots().unwrap().iter().any(|s| s.tags.len() == 256));
+}
+
+#[test]
+fn only_a_full_key_writes_notes() {
+    let (store, ids, cache) = stage(1);
+    let mut r = open(&store, &cache).unwrap();
+    Arc::get_mut(&mut r).unwrap().keys.certified_as_writer();
+    for action in [Action::Forget, Action::Unforget, Action::Hold, Action::Release] {
+        assert_eq!(r.add_note(action, &ids, &[]).unwrap_err().fault(), Fault::Denied);
+    }
+    assert_eq!(store.names("notes/"), [""; 0]);
+    // The stage can tell them apart: as a full key it does write.
+    open(&store, &cache).unwrap().add_note(Action::Forget, &ids, &[]).unwrap();
+    assert_eq!(store.names("notes/").len(), 1);
+}

@@ -1,0 +1,122 @@
+//! Notes: what is said of snapshots after they were written. Notes are added, manifests never rewritten, so that no list
+//! can miss a snapshot between its old manifest and a new one, and whatever was said can be taken back.
+
+use super::Repository;
+use super::listing::{Listing, Snapshot, note_name};
+use crate::clock::{self, Time};
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::format::object::Kind;
+use crate::format::snapshot::{Action, Note, TAGS_MAX, TEXT_MAX};
+use crate::id::{NoteId, SnapshotId};
+use crate::seal::Role;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Most snapshots that one note names; more are divided. At 34 bytes each, and with tags at their limits, a note stays
+/// below the 1 MiB that one may have.
+const SNAPSHOTS_MAX: usize = 10_000;
+const _: () = assert!(SNAPSHOTS_MAX * 34 + TAGS_MAX * (TEXT_MAX + 3) + 4096 < Kind::Note.limit() as usize);
+
+impl Repository {
+    /// Says something of snapshots from now on. When it returns, the notes are durable, and all listings heed them. Nothing
+    /// is deleted by it: a later prune frees what is forgotten.
+    ///
+    /// # Errors
+    /// `Denied` without a full key; `Missing` where a snapshot is not there; `Misuse` for forgetting one that is held, for
+    /// tags that are too many, too long or empty, and for actions that are not for people (void). Nothing was written
+    /// then. What the store says; of a long list some notes may have been written.
+    pub fn add_note(
+        &self,
+        action: Action,
+        snapshots: &[SnapshotId],
+        tags: &[Vec<u8>],
+    ) -> Result<Vec<NoteId>> {
+        let has_tags = matches!(action, Action::Tag | Action::Untag);
+        if matches!(action, Action::Void | Action::Newer(_)) || has_tags == tags.is_empty() {
+            return Err(Error::misuse("a note that says nothing of snapshots"));
+        }
+        if tags.len() > TAGS_MAX || tags.iter().any(|t| t.is_empty() || t.len() > TEXT_MAX) {
+            return Err(Error::misuse(format!(
+                "a note can name {TAGS_MAX} tags of 1 to {TEXT_MAX} bytes each, no more"
+            )));
+        }
+        // Looked at right before the note is written: what another machine holds in this moment is respected.
+        let listing = self.list()?;
+        let judged: HashMap<SnapshotId, Arc<Snapshot>> =
+            listing.judged().into_iter().map(|(s, _)| (s.id, s)).collect();
+        for id in snapshots {
+            let s = judged.get(id).ok_or_else(|| {
+                Error::new(Fault::Missing, format!("there is no snapshot {} any more", id.short()))
+                    .hint("`pastfs snapshots` lists what there is")
+            })?;
+            allows(action, s, tags)?;
+        }
+        let time = time_of_next(&listing, snapshots)?;
+        let mut ids = Vec::new();
+        for some in snapshots.chunks(SNAPSHOTS_MAX) {
+            let note = Note {
+                action,
+                time,
+                snapshots: some.to_vec(),
+                tags: tags.to_vec(),
+                session: None,
+                unknown: Default::default(),
+            };
+            let object = self.keys.seal_object(Kind::Note, note.encode())?;
+            let (_, author) = self.keys.open_object(Kind::Note, &object)?;
+            if author.role != Role::Full {
+                return Err(Error::new(Fault::Denied, "writing a note")
+                    .hint("only a full key can forget, hold and tag snapshots"));
+            }
+            let id = NoteId::of_object(&object);
+            let doing = || format!("writing a note to {}", self.location());
+            self.store.put(&note_name(&id), &object).doing(doing)?;
+            self.remember_note(id, note, author);
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// Forgotten snapshots that are still there, oldest first: a note can bring them back.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn forgotten(&self) -> Result<Vec<Arc<Snapshot>>> {
+        let listing = self.list()?;
+        self.not_emptied(&listing)?;
+        Ok(listing.forgotten())
+    }
+}
+
+fn allows(action: Action, s: &Snapshot, tags: &[Vec<u8>]) -> Result<()> {
+    let name = s.id.short();
+    if action == Action::Forget && s.held {
+        return Err(Error::misuse(format!("snapshot {name} is held, and is not forgotten"))
+            .hint(format!("`pastfs tag --release {name}` ends that")));
+    }
+    if action == Action::Tag {
+        let all: HashSet<&Vec<u8>> = s.tags.iter().chain(tags).collect();
+        if all.len() > TAGS_MAX {
+            return Err(Error::misuse(format!(
+                "a snapshot can have {TAGS_MAX} tags, and {name} would have {}",
+                all.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Now, or right after the last note on these snapshots: notes win by time, and one that was written by a clock that goes
+/// ahead must not outweigh what is said after it.
+fn time_of_next(listing: &Listing, snapshots: &[SnapshotId]) -> Result<Time> {
+    let named: HashSet<&SnapshotId> = snapshots.iter().collect();
+    let notes = listing.notes.iter().map(|n| &n.note).filter(|n| n.1.role == Role::Full);
+    let last = notes.filter(|n| n.0.snapshots.iter().any(|s| named.contains(s))).map(|n| n.0.time).max();
+    let now = clock::now();
+    let Some(last) = last.filter(|last| *last >= now) else { return Ok(now) };
+    let next = match Time::new(last.seconds, last.nanos + 1) {
+        Some(next) => Some(next),
+        None => last.seconds.checked_add(1).map(|seconds| Time { seconds, nanos: 0 }),
+    };
+    next.ok_or_else(|| Error::damaged("the last note on these snapshots is of the end of time"))
+}
