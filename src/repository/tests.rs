@@ -1,6 +1,7 @@
 //! The rules of writing (B1 to B8) and crashes, over a store that the test drives.
 
 mod seen;
+mod surveyed;
 
 use super::*;
 use crate::clock::Time;

@@ -47,7 +47,7 @@ fn add(store: &Arc<Driven>, count: u8) -> Vec<SnapshotId> {
     ids
 }
 
-fn note(store: &Arc<Driven>, action: Action, snapshots: &[SnapshotId]) -> String {
+pub(super) fn note(store: &Arc<Driven>, action: Action, snapshots: &[SnapshotId]) -> String {
     let other = Caches::new();
     let r = open(store, &other).unwrap();
     let note = Note {
