@@ -5,11 +5,10 @@ use super::reader::pack_name;
 use super::survey::is_finding;
 use crate::event::{Event, Stop};
 use crate::fault::{Error, Fault, Result};
-use crate::format::pack::Header;
-use crate::format::pack::{Frame, PackEntry, Space};
+use crate::format::pack::{Frame, Header, PackEntry};
 use crate::id::{ChunkId, SegmentId};
 use crate::pack::open_frame;
-use crate::seal::{Decompressor, Kind, PackCipher};
+use crate::seal::{Decompressor, PackCipher};
 
 /// Bytes that are asked of the store at a time: few requests, and memory is this and a frame for each thread.
 const RANGE: u64 = 8 << 20;
@@ -145,15 +144,11 @@ impl<'a> Frames<'a> {
         decompressor: &mut Decompressor,
     ) -> Result<()> {
         let header = &self.entry.header;
-        let kind = if Header::decode(header)?.0.space == Space::Data { Kind::Data } else { Kind::Tree };
+        let space = Header::decode(header)?.0.space;
         let raw = open_frame(cipher, header, number.into(), sealed, frame.raw_len(), decompressor)?;
-        let mut rest = raw.as_slice();
-        for (len, id) in frame.chunks.iter().zip(ids) {
-            let whole = rest.split_at_checked(*len as usize);
-            match whole {
-                Some((chunk, more)) if self.repository.keys.ids.id(kind, chunk) == *id => rest = more,
-                _ => return Err(Error::damaged("the content is not what its id says")),
-            }
+        let found = self.repository.chunk_ids(space, &raw, &frame.chunks)?;
+        if !found.iter().map(|(id, _)| id).eq(ids) {
+            return Err(Error::damaged("the content is not what its id says"));
         }
         Ok(())
     }

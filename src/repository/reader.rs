@@ -363,18 +363,7 @@ impl Reader {
         );
         self.idle.lock().push(decompressor);
         let raw = raw?;
-        let kind = if pack.space == Space::Data { Kind::Data } else { Kind::Tree };
-        let ids = &self.repository.keys.ids;
-        let mut chunks = Vec::new();
-        let (mut end, mut rest) = (0, raw.as_slice());
-        for len in pack.chunks_of(number) {
-            let (chunk, more) = rest
-                .split_at_checked(*len as usize)
-                .ok_or_else(|| Error::damaged("the index names more bytes than the frame has"))?;
-            rest = more;
-            end += len;
-            chunks.push((ids.id(kind, chunk), end));
-        }
+        let chunks = self.repository.chunk_ids(pack.space, &raw, pack.chunks_of(number))?;
         Ok(Frame { raw: Bytes::from(raw), chunks, pack: pack.clone(), number, met: AtomicU64::new(0) })
     }
 
@@ -389,6 +378,32 @@ impl Reader {
         }
         ciphers.insert(pack.id, cipher.clone());
         Ok(cipher)
+    }
+}
+
+impl Repository {
+    /// The ids of the chunks that a decoded frame holds, computed from their bytes, each with the byte behind its last one.
+    ///
+    /// # Errors
+    /// `Damaged` if the lengths go beyond the frame.
+    pub(super) fn chunk_ids<'a>(
+        &self,
+        space: Space,
+        raw: &[u8],
+        lengths: impl IntoIterator<Item = &'a u32>,
+    ) -> Result<Vec<(ChunkId, u32)>> {
+        let kind = if space == Space::Data { Kind::Data } else { Kind::Tree };
+        let (mut end, mut rest) = (0, raw);
+        let mut chunks = Vec::new();
+        for len in lengths {
+            let (chunk, more) = rest
+                .split_at_checked(*len as usize)
+                .ok_or_else(|| Error::damaged("the index names more bytes than the frame has"))?;
+            rest = more;
+            end += len;
+            chunks.push((self.keys.ids.id(kind, chunk), end));
+        }
+        Ok(chunks)
     }
 }
 
