@@ -71,6 +71,11 @@ pub fn now() -> Time {
     SystemTime::now().into()
 }
 
+/// Seconds since this machine started, asleep or awake; nobody sets this clock.
+pub fn running() -> i64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec
+}
+
 /// Sleeps.
 pub fn sleep(time: Duration) {
     std::thread::sleep(time);

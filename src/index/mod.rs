@@ -113,6 +113,25 @@ pub struct Applied {
     pub retired: Vec<Retirement>,
 }
 
+/// What a segment says of a pack that was retired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// Which pack.
+    pub pack: PackId,
+    /// By which sweep.
+    pub sweep: SessionId,
+    /// When, in seconds by the store's clock.
+    pub retired: i64,
+    /// When it was deleted, likewise.
+    pub deleted: Option<i64>,
+}
+
+impl Retired {
+    fn of(r: &Retirement) -> Self {
+        Self { pack: r.pack, sweep: r.sweep, retired: r.retired, deleted: r.deleted }
+    }
+}
+
 /// How much the view holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
@@ -249,6 +268,11 @@ impl Index {
     /// The sweeps whose retirements count here.
     pub fn sweeps(&self) -> Result<Vec<SessionId>> {
         Ok(self.state.read().sweeps())
+    }
+
+    /// What is said of packs that are retired, and by which segments.
+    pub fn retirements(&self) -> Vec<(SegmentId, Retired)> {
+        self.state.read().retirements()
     }
 
     /// How to read a pack that a counting entry names; what a trusted entry says goes first.

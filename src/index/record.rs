@@ -15,7 +15,7 @@
 //! pack, and what an untrusted one says must not hide behind what a trusted one signed. Numbers are never
 //! used twice in one database, so a chunk key whose number is unknown is merely dead.
 
-use super::{FrameAt, PackInfo};
+use super::{FrameAt, PackInfo, Retired};
 use crate::format::pack::{FRAME_RAW_MAX, Space};
 use crate::id::{ChunkId, ID_LEN, PackId, SegmentId, SessionId};
 use std::sync::Arc;
@@ -225,11 +225,13 @@ pub fn segment_key(id: &SegmentId) -> Vec<u8> {
 pub struct SegmentRecord {
     /// Numbers of entries, and whether this segment's signatures make them trusted.
     pub packs: Vec<(u32, bool)>,
-    /// Packs and the sweeps that retired them.
-    pub retired: Vec<(PackId, SessionId)>,
+    /// Its retirements.
+    pub retired: Vec<Retired>,
 }
 
-const RETIRED_LEN: usize = ID_LEN + 16;
+/// Pack, sweep, and two times, of which the second is [`NOT_DELETED`] while the pack may be there.
+const RETIRED_LEN: usize = ID_LEN + 16 + 8 + 8;
+const NOT_DELETED: i64 = i64::MIN;
 
 impl SegmentRecord {
     pub fn encode(&self) -> Vec<u8> {
@@ -239,9 +241,11 @@ impl SegmentRecord {
             let mark = if *trusted { NUMBER_END } else { 0 };
             out.extend_from_slice(&(number | mark).to_be_bytes());
         }
-        for (pack, sweep) in &self.retired {
-            out.extend_from_slice(&pack.0);
-            out.extend_from_slice(&sweep.0);
+        for r in &self.retired {
+            out.extend_from_slice(&r.pack.0);
+            out.extend_from_slice(&r.sweep.0);
+            out.extend_from_slice(&r.retired.to_be_bytes());
+            out.extend_from_slice(&r.deleted.unwrap_or(NOT_DELETED).to_be_bytes());
         }
         out
     }
@@ -259,12 +263,18 @@ impl SegmentRecord {
             (n & !NUMBER_END, n & NUMBER_END != 0)
         });
         let retired = retired.iter().map(|r| {
-            let (mut pack, mut sweep) = ([0; ID_LEN], [0; 16]);
-            pack.copy_from_slice(&r[..ID_LEN]);
-            sweep.copy_from_slice(&r[ID_LEN..]);
-            (PackId(pack), SessionId(sweep))
+            let (pack, rest) = r.split_first_chunk::<ID_LEN>()?;
+            let (sweep, rest) = rest.split_first_chunk::<16>()?;
+            let (retired, rest) = rest.split_first_chunk::<8>()?;
+            let deleted = i64::from_be_bytes(*rest.first_chunk()?);
+            Some(Retired {
+                pack: PackId(*pack),
+                sweep: SessionId(*sweep),
+                retired: i64::from_be_bytes(*retired),
+                deleted: (deleted != NOT_DELETED).then_some(deleted),
+            })
         });
-        Some(Self { packs: packs.collect(), retired: retired.collect() })
+        Some(Self { packs: packs.collect(), retired: retired.collect::<Option<_>>()? })
     }
 }
 
@@ -335,7 +345,14 @@ mod tests {
         assert_eq!(PackRecord::decode(&p.encode()), Some(p));
         let s = SegmentRecord {
             packs: vec![(0, true), (5, false), (NUMBER_END - 1, true)],
-            retired: vec![(PackId([1; 32]), SessionId([2; 16]))],
+            retired: [None, Some(-1)]
+                .map(|deleted| Retired {
+                    pack: PackId([1; 32]),
+                    sweep: SessionId([2; 16]),
+                    retired: 1_700_000_000,
+                    deleted,
+                })
+                .to_vec(),
         };
         assert_eq!(SegmentRecord::decode(&s.encode()), Some(s));
         let t = Tally { next: 1, generation: 2, live: u64::MAX, dead: 4 };

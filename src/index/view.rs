@@ -8,7 +8,7 @@
 
 use super::database::{Base, Reader, Tried, Trouble};
 use super::record::{self, Digest, PackRecord, SegmentRecord, Spot, Tally};
-use super::{Applied, FrameAt, NewPack, PackInfo, Place};
+use super::{Applied, FrameAt, NewPack, PackInfo, Place, Retired};
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::{FRAME_RAW_MAX, Header, PackEntry};
 use crate::id::{ChunkId, PackId, SegmentId, SessionId};
@@ -27,7 +27,7 @@ pub struct Pending {
     pub packs: Vec<PendingPack>,
     /// Sorted by id, then by position of the pack; no pair of these twice.
     pub chunks: Vec<(ChunkId, u32, Spot)>,
-    pub retired: Vec<(PackId, SessionId)>,
+    pub retired: Vec<Retired>,
 }
 
 /// An entry of it.
@@ -55,7 +55,7 @@ impl Pending {
         for (_, at, _) in &chunks {
             packs[*at as usize].record.chunks += 1;
         }
-        let retired = applied.retired.iter().map(|r| (r.pack, r.sweep)).collect();
+        let retired = applied.retired.iter().map(Retired::of).collect();
         Ok(Self { id: applied.segment, packs, chunks, retired })
     }
 
@@ -133,8 +133,8 @@ impl View {
             held.refs += 1;
             held.trusted += u32::from(*trusted);
         }
-        for (pack, _) in &record.retired {
-            *self.retired.entry(*pack).or_default() += 1;
+        for r in &record.retired {
+            *self.retired.entry(r.pack).or_default() += 1;
         }
         if let Some(old) = self.segments.insert(id, record) {
             self.release(&old);
@@ -157,11 +157,11 @@ impl View {
                 }
             }
         }
-        for (pack, _) in &record.retired {
-            if let Some(refs) = self.retired.get_mut(pack) {
+        for r in &record.retired {
+            if let Some(refs) = self.retired.get_mut(&r.pack) {
                 *refs -= 1;
                 if *refs == 0 {
-                    self.retired.remove(pack);
+                    self.retired.remove(&r.pack);
                 }
             }
         }
@@ -368,8 +368,14 @@ impl State {
     }
 
     pub fn sweeps(&self) -> Vec<SessionId> {
-        let all = self.view.segments.values().flat_map(|r| r.retired.iter().map(|(_, sweep)| *sweep));
+        let all = self.view.segments.values().flat_map(|r| r.retired.iter().map(|r| r.sweep));
         all.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// What segments that count say of packs that are retired; of one it may be said more than once.
+    pub fn retirements(&self) -> Vec<(SegmentId, Retired)> {
+        let all = self.view.segments.iter();
+        all.flat_map(|(id, record)| record.retired.iter().map(|r| (*id, *r))).collect()
     }
 
     fn info(&self, number: u32) -> Tried<Option<Arc<PackInfo>>> {

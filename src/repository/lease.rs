@@ -51,7 +51,7 @@ pub struct Held {
     renewer: Option<JoinHandle<()>>,
 }
 
-fn name(session: &SessionId, number: u64) -> String {
+pub(super) fn lease_name(session: &SessionId, number: u64) -> String {
     format!("leases/{}-{number}", session.hex())
 }
 
@@ -122,21 +122,21 @@ fn put(s: &Shared, number: u64, done: bool) -> Result<()> {
         unknown: Default::default(),
     };
     let object = s.repository.keys.seal_object(Kind::Lease, lease.encode())?;
-    s.repository.store.put(&name(&s.session, number), &object)
+    s.repository.store.put(&lease_name(&s.session, number), &object)
 }
 
 /// B4: writes the next one, then reads the one before back; then deletes the one before that.
 fn renew(s: &Shared) -> Result<()> {
     let number = s.state.lock().number;
     put(s, number + 1, false)?;
-    if !s.repository.is_there(&name(&s.session, number), None)? {
+    if !s.repository.is_there(&lease_name(&s.session, number), None)? {
         s.state.lock().failed = true;
         return Err(lost());
     }
     s.state.lock().number = number + 1;
     if let Some(old) = number.checked_sub(1) {
         // An append-only store keeps it; prune deletes it.
-        let _ = s.repository.store.delete(&name(&s.session, old));
+        let _ = s.repository.store.delete(&lease_name(&s.session, old));
     }
     Ok(())
 }
@@ -172,10 +172,10 @@ impl Held {
             (state.number, state.failed)
         };
         let s = &self.shared;
-        if failed || !s.repository.is_there(&name(&s.session, number), None)? {
+        if failed || !s.repository.is_there(&lease_name(&s.session, number), None)? {
             // It may just have been renewed, and the older one deleted.
             let newer = s.state.lock().number;
-            if failed || newer == number || !s.repository.is_there(&name(&s.session, newer), None)? {
+            if failed || newer == number || !s.repository.is_there(&lease_name(&s.session, newer), None)? {
                 return Err(lost());
             }
         }
@@ -190,7 +190,7 @@ impl Held {
         let mut kept = false;
         // The newest goes last: until then the session counts.
         for n in [number.saturating_sub(1), number] {
-            kept |= s.repository.store.delete(&name(&s.session, n)).is_err();
+            kept |= s.repository.store.delete(&lease_name(&s.session, n)).is_err();
         }
         if kept {
             let _ = put(s, number + 1, true);

@@ -6,11 +6,16 @@ mod away;
 mod examine;
 mod keyring;
 mod lease;
+mod leases;
 mod listing;
+mod mover;
 mod notes;
 mod reader;
 mod remembered;
+mod segments;
+mod stages;
 mod survey;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod vanished;
@@ -18,10 +23,14 @@ mod writer;
 
 pub use examine::Examined;
 pub use keyring::{Author, Credential};
+pub use leases::Session;
 pub use listing::Snapshot;
+pub use mover::{Moved, Mover};
 pub use reader::Reader;
+pub use stages::Frames;
 pub use survey::{Flaw, Found, Promise, Survey, is_finding};
-pub use writer::{Commit, Draft, Frames, Writer, WriterOptions};
+pub use sweep::Sweep;
+pub use writer::{Commit, Draft, Writer, WriterOptions};
 
 use crate::chunk::{Chunker, Params};
 use crate::clock;
@@ -42,7 +51,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Layout of the cache; another number is another folder.
-const CACHE_SCHEMA: u32 = 1;
+const CACHE_SCHEMA: u32 = 2;
 /// Features that this program knows: to read, to write, to delete.
 const FEATURES: [&[&[u8]]; 3] = [&[], &[], &[]];
 

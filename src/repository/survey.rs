@@ -9,7 +9,7 @@ use crate::event::{Event, Outcome, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::{Kind, body};
 use crate::format::slot::Slot;
-use crate::format::snapshot::{Lease, Manifest, Note, Private};
+use crate::format::snapshot::{Manifest, Note, Private};
 use crate::id::{NoteId, PackId, SegmentId, SessionId, SlotId, SnapshotId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -238,7 +238,7 @@ impl Repository {
                     None => survey.foreign(name),
                 },
                 ("leases", rest) => match lease_of(rest) {
-                    Some(lease) => drop(survey.read(name, || self.prove_lease(name, lease))?),
+                    Some(lease) => drop(survey.read(name, || self.read_lease(name, lease))?),
                     None => survey.foreign(name),
                 },
                 _ => survey.foreign(name),
@@ -287,15 +287,6 @@ impl Repository {
         }
         Ok(())
     }
-
-    fn prove_lease(&self, name: &str, (session, number): (SessionId, u64)) -> Result<()> {
-        let object = self.store.get(name, Kind::Lease.limit())?;
-        let lease = Lease::decode(&self.keys.open_object(Kind::Lease, &object)?.0)?;
-        match lease.session == session && lease.number == number {
-            true => Ok(()),
-            false => Err(Error::damaged("it is not what its name says")),
-        }
-    }
 }
 
 /// The id in a name that is exactly what the id's object is called.
@@ -305,7 +296,7 @@ fn id_of<T>(name: &str, from_hex: fn(&str) -> Option<T>, name_of: fn(&T) -> Stri
 }
 
 /// `<session>-<n>`.
-fn lease_of(name: &str) -> Option<(SessionId, u64)> {
+pub(super) fn lease_of(name: &str) -> Option<(SessionId, u64)> {
     let (session, number) = name.rsplit_once('-')?;
     let n = number.parse::<u64>().ok().filter(|n| n.to_string() == number)?;
     Some((SessionId::from_hex(session)?, n))

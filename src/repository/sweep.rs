@@ -1,0 +1,156 @@
+//! A sweep: one run of whoever ends packs. It writes no manifest and so holds no lease that others would wait for, but a mark
+//! among the leases says that it is at work, and the store's time of a mark is the clock that all ages are told by.
+
+use super::Repository;
+use super::lease::lease_name;
+use super::reader::pack_name;
+use crate::clock::{self, Time};
+use crate::fault::{Doing, Error, Result};
+use crate::format::object::Kind;
+use crate::format::segment::Retirement;
+use crate::format::snapshot::Lease;
+use crate::id::{PackId, SessionId};
+use std::sync::Arc;
+
+/// A run that is older than this deletes nothing more: who slept so long decided on what is not true any more.
+pub const DELETES_FOR_SECONDS: i64 = 24 * 3600;
+/// How the mark of a sweep says what it is for.
+pub(super) const PURPOSE: &str = "prune";
+
+/// A run. Its mark goes when it is dropped; one that was killed leaves its mark, which counts for a day.
+pub struct Sweep {
+    repository: Arc<Repository>,
+    id: SessionId,
+    host: Vec<u8>,
+    began: Time,
+    /// Number of the last mark.
+    number: u64,
+    /// The store's time of the first mark, in seconds.
+    since: i64,
+    /// Ours at the same moment, by a clock that goes on in sleep and that nobody sets.
+    started: i64,
+}
+
+impl Sweep {
+    /// Marks the run, before it lists anything.
+    ///
+    /// # Errors
+    /// `Denied` without a full key; what the store says.
+    pub fn begin(repository: &Arc<Repository>, host: &[u8]) -> Result<Self> {
+        repository.only_full("ending packs")?;
+        let mut sweep = Self {
+            repository: repository.clone(),
+            id: SessionId(crate::seal::random()?),
+            host: host.to_vec(),
+            began: clock::now(),
+            number: 0,
+            since: 0,
+            started: clock::running(),
+        };
+        sweep.since = sweep.mark()?;
+        Ok(sweep)
+    }
+
+    /// The name of the run, under which it retires.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Where.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Writes the mark of this number; the store's time of it in seconds.
+    fn mark(&self) -> Result<i64> {
+        let lease = Lease {
+            session: self.id,
+            number: self.number,
+            began: self.began,
+            written: clock::now(),
+            sweeps: Vec::new(),
+            forgets: Vec::new(),
+            host: self.host.clone(),
+            purpose: PURPOSE.into(),
+            // Nobody has to wait for it.
+            done: true,
+            unknown: Default::default(),
+        };
+        let object = self.repository.keys.seal_object(Kind::Lease, lease.encode())?;
+        let name = lease_name(&self.id, self.number);
+        let doing = || format!("writing to {}", self.repository.location());
+        self.repository.store.put(&name, &object).doing(doing)?;
+        Ok(self.repository.store.modified(&name).doing(doing)?.seconds)
+    }
+
+    /// Now, in seconds by the store's clock: the time of an object that was just written.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn now(&mut self) -> Result<i64> {
+        self.number += 1;
+        let now = self.mark()?;
+        // The older one goes last: there is always one.
+        let _ = self.repository.store.delete(&lease_name(&self.id, self.number - 1));
+        Ok(now)
+    }
+
+    /// When the run began, in seconds by the store's clock.
+    pub fn since(&self) -> i64 {
+        self.since
+    }
+
+    /// Whether it may still delete.
+    ///
+    /// # Errors
+    /// One that says so, when it is too old.
+    pub fn is_young(&self) -> Result<()> {
+        match clock::running() - self.started < DELETES_FOR_SECONDS {
+            true => Ok(()),
+            false => Err(Error::misuse("this run began more than a day ago and deletes nothing more")
+                .hint("run it again: it goes on where this one was")),
+        }
+    }
+
+    /// Ends packs: from now on their chunks are absent to backups. Final; the packs stay where they are, and readers go on
+    /// reading them.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn retire(&mut self, packs: &[PackId]) -> Result<()> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let retired = self.now()?;
+        let end = |pack: &PackId| Retirement {
+            pack: *pack,
+            sweep: self.id,
+            retired,
+            deleted: None,
+            unknown: Default::default(),
+        };
+        let retirements: Vec<Retirement> = packs.iter().map(end).collect();
+        self.repository.publish_retirements(self.id, &retirements)
+    }
+
+    /// Deletes a pack; the caller has seen that nobody needs it.
+    ///
+    /// # Errors
+    /// What the store says; [`Sweep::is_young`].
+    pub fn delete_pack(&self, pack: &PackId) -> Result<()> {
+        self.delete(&pack_name(pack))
+    }
+
+    /// The same for any object.
+    pub(super) fn delete(&self, name: &str) -> Result<()> {
+        self.is_young()?;
+        self.repository.store.delete(name).doing(|| format!("deleting {name}"))
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        // What is left of it counts for a day, and does no harm.
+        let _ = self.repository.store.delete(&lease_name(&self.id, self.number));
+    }
+}
