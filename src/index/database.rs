@@ -6,6 +6,7 @@
 //! <cache>/db-<random>/      a RocksDB database
 //! <cache>/in-<random>.sst   a batch on its way into it
 //! <cache>/readers/<pid>-<random>/   the folder that a secondary instance needs; `held` in it is locked
+//! <cache>/marks/<pid>-<random>/     a set of marks, likewise
 //! ```
 //!
 //! Everybody reads through a secondary instance; a primary is open only while somebody writes. A database
@@ -22,8 +23,9 @@ use crate::fault::{Doing, Error, Fault, Result};
 use crate::id::hex;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions,
-    CompactionDecision, DB, DBCompressionType, DBPinnableSlice, ErrorKind, IngestExternalFileOptions,
-    LogLevel, LruCacheOptions, Options, ReadOptions, SliceTransform, SstFileWriter, WaitForCompactOptions,
+    CompactionDecision, DB, DBCompressionType, DBPinnableSlice, DBRawIterator, ErrorKind,
+    IngestExternalFileOptions, LogLevel, LruCacheOptions, Options, ReadOptions, SliceTransform,
+    SstFileWriter, WaitForCompactOptions, WriteOptions,
 };
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
@@ -46,6 +48,10 @@ const LEVEL0_FILES: i32 = 8;
 /// Length of the files that compactions write: each file is opened at a start, with four reads where nothing is in memory,
 /// and 10 million chunks are 630 MB.
 const FILE_BYTES: u64 = 256 << 20;
+/// Bytes that a scan of all chunks reads at a time.
+const SCAN_AHEAD: usize = 2 << 20;
+/// Bytes of a set of marks that are sorted in memory; RocksDB may hold two of them. 10 million marks are 20 runs.
+const RUN_BYTES: usize = 32 << 20;
 /// How long a writer waits for compactions before it closes; what is cut off is begun again by the next.
 const COMPACTION_WAIT: Duration = Duration::from_secs(60);
 /// How often and how long one waits for the lock of another writer: 10 seconds in all.
@@ -239,11 +245,13 @@ impl Home {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        for entry in fs::read_dir(self.dir.join("readers")).into_iter().flatten().flatten() {
-            // Only who is dead has left its file unlocked.
-            let Ok(held) = File::open(entry.path().join("held")) else { continue };
-            if flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                let _ = fs::remove_dir_all(entry.path());
+        for nests in ["readers", "marks"] {
+            for entry in fs::read_dir(self.dir.join(nests)).into_iter().flatten().flatten() {
+                // Only who is dead has left its file unlocked.
+                let Ok(held) = File::open(entry.path().join("held")) else { continue };
+                if flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                    let _ = fs::remove_dir_all(entry.path());
+                }
             }
         }
     }
@@ -261,6 +269,33 @@ impl Home {
         let options = self.options();
         let db = DB::open(&options, self.dir.join(name)).map_err(|e| trouble(self.doing("writing"), e))?;
         Ok(Writer { home: self, options, base: Base { db } })
+    }
+
+    /// An empty database that nobody else sees and that is gone when it is dropped, for many small records that come in
+    /// any order: they lie in sorted runs, one for each [`RUN_BYTES`], which are read together.
+    pub fn scratch(&self) -> Tried<Scratch> {
+        let nest = Nest::new(&self.dir.join("marks"))?;
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&self.cache);
+        table.set_bloom_filter(FILTER_BITS, false);
+        table.set_cache_index_and_filter_blocks(true);
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::None);
+        options.set_write_buffer_size(RUN_BYTES);
+        options.set_disable_auto_compactions(true);
+        options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+        options.set_level_zero_stop_writes_trigger(i32::MAX);
+        options.set_keep_log_file_num(1);
+        options.set_log_level(LogLevel::Error);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        let mut how = WriteOptions::default();
+        how.disable_wal(true);
+        let db = DB::open(&options, nest.path.join("db"))
+            .map_err(|e| trouble(self.doing("making a set of marks in"), e))?;
+        Ok(Scratch { base: Base { db }, how, _nest: nest })
     }
 
     /// Rewrites the database without the keys that `dead` tells. `dead` runs on RocksDB's threads.
@@ -331,6 +366,18 @@ impl Base {
         self.walk(&[kind], how, &mut each)
     }
 
+    /// All records whose keys begin with `start`, one after another.
+    pub fn records(&self, start: &[u8]) -> Records<'_> {
+        let mut how = ReadOptions::default();
+        how.set_total_order_seek(true);
+        // Read once, from end to end: what look-ups use shall stay in the cache.
+        how.fill_cache(false);
+        how.set_readahead_size(SCAN_AHEAD);
+        let mut at = self.db.raw_iterator_opt(how);
+        at.seek(start);
+        Records { at, start: start.to_vec() }
+    }
+
     /// Whether there is any key of a kind.
     pub fn has(&self, kind: u8) -> Tried<bool> {
         let mut how = ReadOptions::default();
@@ -362,6 +409,30 @@ impl Base {
     }
 }
 
+/// See [`Base::records`].
+pub struct Records<'a> {
+    at: DBRawIterator<'a>,
+    start: Vec<u8>,
+}
+
+impl Records<'_> {
+    /// The record at hand; `None` behind the last.
+    pub fn item(&self) -> Tried<Option<(&[u8], &[u8])>> {
+        if let Some((key, value)) = self.at.item() {
+            return Ok(key.starts_with(&self.start).then_some((key, value)));
+        }
+        self.at.status().map_err(|e| trouble("reading the index cache", e))?;
+        Ok(None)
+    }
+
+    /// Goes to the next one.
+    pub fn advance(&mut self) {
+        if self.at.valid() {
+            self.at.next();
+        }
+    }
+}
+
 /// A secondary instance: sees what was written before it last caught up.
 pub struct Reader {
     // Closed before its folder is removed: fields are dropped in this order.
@@ -382,6 +453,27 @@ impl Reader {
 }
 
 impl std::ops::Deref for Reader {
+    type Target = Base;
+    fn deref(&self) -> &Base {
+        &self.base
+    }
+}
+
+/// See [`Home::scratch`].
+pub struct Scratch {
+    base: Base,
+    how: WriteOptions,
+    _nest: Nest,
+}
+
+impl Scratch {
+    /// Adds a record, or replaces it.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Tried<()> {
+        self.base.db.put_opt(key, value, &self.how).map_err(|e| trouble("writing to a set of marks", e))
+    }
+}
+
+impl std::ops::Deref for Scratch {
     type Target = Base;
     fn deref(&self) -> &Base {
         &self.base

@@ -10,15 +10,19 @@
 //! that are whole or absent (`commit.rs`). What cannot be written now, because another writes or because it is
 //! too little to be worth it, counts from memory.
 
+mod census;
 mod claims;
 mod commit;
 mod database;
+mod marks;
 mod record;
 #[cfg(test)]
 mod tests;
 mod view;
 
+pub use census::{Census, Lies, Pack};
 pub use claims::{Claim, Claims};
+pub use marks::{Mark, Marks};
 
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::{PackEntry, Space};

@@ -151,6 +151,12 @@ impl PackRecord {
         out
     }
 
+    /// Which pack, and its length, without the rest.
+    pub fn id_and_size(bytes: &[u8]) -> Option<(PackId, u64)> {
+        let (id, rest) = bytes.get(DIGEST_LEN..)?.split_first_chunk::<ID_LEN>()?;
+        Some((PackId(*id), u64::from_be_bytes(*rest.first_chunk()?)))
+    }
+
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (digest, rest) = bytes.split_first_chunk::<DIGEST_LEN>()?;
         let (id, rest) = rest.split_first_chunk::<ID_LEN>()?;

@@ -402,6 +402,11 @@ impl State {
         Ok(spots)
     }
 
+    /// Whether a counting entry has this number, and then whether it is trusted.
+    pub fn trusts(&self, number: u32) -> Option<bool> {
+        self.view.numbers.get(&number).map(|held| held.trusted > 0)
+    }
+
     fn is_retired(&self, pack: &PackId) -> bool {
         self.view.retired.contains_key(pack)
     }

@@ -11,9 +11,6 @@ use crate::id::{SegmentId, SessionId};
 use crate::index::Applied;
 use crate::seal::Role;
 
-/// Most retirements that one segment holds: at about 180 bytes with their signature, 2 MiB.
-pub(super) const RETIREMENTS_MAX: usize = 10_000;
-
 /// A segment that was written.
 pub(super) struct Published {
     pub id: SegmentId,
@@ -55,15 +52,6 @@ impl Repository {
         let doing = || format!("publishing an index segment in {}", self.location());
         self.store.put(&segment_name(&id), &object).doing(doing)?;
         Ok(Published { id, size: object.len() as u64, applied: self.applied(id, &segment)? })
-    }
-
-    /// The same as [`Repository::publish`], in as many segments as it takes; the index knows them when this returns.
-    pub(super) fn publish_retirements(&self, session: SessionId, retirements: &[Retirement]) -> Result<()> {
-        for some in retirements.chunks(RETIREMENTS_MAX) {
-            let published = self.publish(session, &[], some)?;
-            self.index()?.apply(vec![published.applied], &[], Vec::new())?;
-        }
-        Ok(())
     }
 
     /// What only a full key may do.

@@ -10,10 +10,13 @@ use crate::format::object::Kind;
 use crate::format::segment::Retirement;
 use crate::format::snapshot::Lease;
 use crate::id::{PackId, SessionId};
+use crate::index::Retired;
 use std::sync::Arc;
 
 /// A run that is older than this deletes nothing more: who slept so long decided on what is not true any more.
 pub const DELETES_FOR_SECONDS: i64 = 24 * 3600;
+/// Most retirements of one segment: at about 180 bytes with their signature, 2 MiB.
+const RETIREMENTS_MAX: usize = 10_000;
 /// How the mark of a sweep says what it is for.
 pub(super) const PURPOSE: &str = "prune";
 
@@ -51,7 +54,7 @@ impl Sweep {
         Ok(sweep)
     }
 
-    /// The name of the run, under which it retires.
+    /// The name of the run.
     pub fn id(&self) -> SessionId {
         self.id
     }
@@ -113,7 +116,8 @@ impl Sweep {
     }
 
     /// Ends packs: from now on their chunks are absent to backups. Final; the packs stay where they are, and readers go on
-    /// reading them.
+    /// reading them. A name of its own for each segment: whoever names a sweep as seen must have seen all that it ended, and
+    /// a list can fall between two segments.
     ///
     /// # Errors
     /// What the store says.
@@ -122,15 +126,40 @@ impl Sweep {
             return Ok(());
         }
         let retired = self.now()?;
-        let end = |pack: &PackId| Retirement {
-            pack: *pack,
-            sweep: self.id,
-            retired,
-            deleted: None,
+        for some in packs.chunks(RETIREMENTS_MAX) {
+            let sweep = SessionId(crate::seal::random()?);
+            let end = |pack: &PackId| Retired { pack: *pack, sweep, retired, deleted: None };
+            self.publish(&some.iter().map(end).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// Says of retired packs that they are deleted.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn mark_deleted(&mut self, packs: &[Retired]) -> Result<()> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let deleted = Some(self.now()?);
+        for some in packs.chunks(RETIREMENTS_MAX) {
+            self.publish(&some.iter().map(|r| Retired { deleted, ..*r }).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, retired: &[Retired]) -> Result<()> {
+        let retirement = |r: &Retired| Retirement {
+            pack: r.pack,
+            sweep: r.sweep,
+            retired: r.retired,
+            deleted: r.deleted,
             unknown: Default::default(),
         };
-        let retirements: Vec<Retirement> = packs.iter().map(end).collect();
-        self.repository.publish_retirements(self.id, &retirements)
+        let retirements: Vec<Retirement> = retired.iter().map(retirement).collect();
+        let published = self.repository.publish(self.id, &[], &retirements)?;
+        self.repository.index()?.apply(vec![published.applied], &[], Vec::new())
     }
 
     /// Deletes a pack; the caller has seen that nobody needs it.
