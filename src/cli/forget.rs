@@ -46,6 +46,9 @@ pub struct Forget {
     /// Forget nothing, tell what would be
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Prune the repository afterwards, as `pastfs prune` does
+    #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
+    prune: bool,
     #[command(flatten)]
     rules: Rules,
     /// Apply the rules to snapshots that have these in common: host, paths, tags; or none of them: all together
@@ -117,7 +120,7 @@ impl Forget {
             repository.add_note(action, &gone, &[])?;
         }
         self.tell(global, &groups, targets.is_empty(), gone.len() as u64)?;
-        Ok(Exit::Done)
+        if self.prune { super::prune::after_forget(global, &repository) } else { Ok(Exit::Done) }
     }
 
     fn policy(&self) -> Result<Policy> {

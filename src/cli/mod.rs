@@ -19,11 +19,13 @@ mod fstab;
 mod glob;
 mod init;
 mod key;
+mod leases;
 mod log;
 mod ls;
 mod mount;
 mod output;
 mod progress;
+mod prune;
 mod restore;
 mod select;
 mod snapshots;
@@ -75,6 +77,8 @@ enum Verb {
     Check(check::Check),
     Tag(tag::Tag),
     Forget(forget::Forget),
+    Prune(prune::Prune),
+    Leases(leases::Leases),
 }
 
 /// The whole command line with the exit codes in each command's help; manual pages are made from it.
@@ -146,6 +150,8 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Check(verb) => verb.run(&global),
         Verb::Tag(verb) => verb.run(&global),
         Verb::Forget(verb) => verb.run(&global),
+        Verb::Prune(verb) => verb.run(&global),
+        Verb::Leases(verb) => verb.run(&global),
     };
     match result {
         Ok(exit) => exit.code(),

@@ -7,6 +7,7 @@ use super::view::State;
 use super::{Index, busy};
 use crate::fault::Result;
 use crate::id::{ChunkId, PackId};
+use parking_lot::RwLockReadGuard;
 use std::collections::HashMap;
 
 /// Where one entry of a pack says that a chunk lies.
@@ -31,41 +32,49 @@ pub struct Pack {
     pub size: u64,
 }
 
-/// The packs that counting entries name.
-#[derive(Clone, Debug, Default)]
-pub struct Census {
-    /// In no order, each once.
+/// Position in [`Census::packs`], and trust, by the number of an entry.
+type Numbers = HashMap<u32, (usize, bool)>;
+
+/// All that counting entries say, held still.
+pub struct Census<'a> {
+    /// The packs, in no order, each once.
     pub packs: Vec<Pack>,
-    /// Position and trust by the number of an entry.
-    numbers: HashMap<u32, (usize, bool)>,
+    numbers: Numbers,
+    /// Chunks of entries that wait in memory, sorted.
+    waiting: Vec<(ChunkId, Lies)>,
+    marks: &'a Marks,
+    state: RwLockReadGuard<'a, State>,
 }
 
 impl Index {
-    /// Goes through all chunks that entries name or that are marked, in the order of their ids: each with its mark and with all
-    /// its places, of which there are none for one that is lost. `begin` is told the packs first. Memory: about 100 bytes
-    /// for each pack.
+    /// The packs and chunks that counting entries name, to be held against what is marked. While it lives nothing else may be
+    /// asked of the index by this thread. Memory: about 100 bytes for each pack.
     ///
     /// # Errors
-    /// What `each` says; `Busy` when the cache was damaged or deleted since the last listing: list, apply, and ask again.
-    pub fn census(
-        &self,
-        marks: &Marks,
-        begin: impl FnOnce(&Census) -> Result<()>,
-        mut each: impl FnMut(&ChunkId, Option<Mark>, &[Lies]) -> Result<()>,
-    ) -> Result<()> {
+    /// `Busy` when the cache was damaged or deleted since the last listing: list, apply, and ask again.
+    pub fn census<'a>(&'a self, marks: &'a Marks) -> Result<Census<'a>> {
         self.catch_up()?;
         let state = self.state.read();
         if state.is_lost() {
             return Err(busy());
         }
-        let mut census = state.packs_of_entries()?;
-        // Those that wait in memory, as if they had numbers.
-        let mut waiting = waiting(&state, &mut census);
-        waiting.sort_by_key(|(id, _)| *id);
-        begin(&census)?;
-        let mut waiting = waiting.into_iter().peekable();
-        let mut marks = Merge::new(marks.sorted())?;
-        let mut stored = state.reader.records(&[record::CHUNK]);
+        let (packs, numbers) = packs_of_entries(&state)?;
+        let mut census = Census { packs, numbers, waiting: Vec::new(), marks, state };
+        census.waiting();
+        Ok(census)
+    }
+}
+
+impl Census<'_> {
+    /// Goes through all chunks that are named or marked, in the order of their ids: each with its mark and with all its
+    /// places, of which there are none for one that is lost.
+    ///
+    /// # Errors
+    /// What `each` says; what the cache's disk says.
+    pub fn each(&self, mut each: impl FnMut(&ChunkId, Option<Mark>, &[Lies]) -> Result<()>) -> Result<()> {
+        let mut waiting = self.waiting.iter().peekable();
+        let mut marks = Merge::new(self.marks.sorted())?;
+        let mut stored = self.state.reader.records(&[record::CHUNK]);
         let mut places: Vec<Lies> = Vec::new();
         loop {
             let at_stored = match stored.item()? {
@@ -82,47 +91,43 @@ impl Index {
                 let bad = || Trouble::record("a chunk");
                 let number = record::chunk_number(key).ok_or_else(bad)?;
                 // Others are dead, or do not count here.
-                if let Some((pack, trusted)) = census.numbers.get(&number) {
+                if let Some((pack, trusted)) = self.numbers.get(&number) {
                     let spot = Spot::decode(value).ok_or_else(bad)?;
                     places.push(Lies { pack: *pack, trusted: *trusted, frame: spot.frame, len: spot.len });
                 }
                 stored.advance();
             }
             while let Some((_, lies)) = waiting.next_if(|(at, _)| *at == id) {
-                places.push(lies);
+                places.push(*lies);
             }
             each(&id, marks.take(&id)?, &places)?;
         }
+    }
+
+    fn waiting(&mut self) {
+        let mut at: HashMap<PackId, usize> = self.packs.iter().enumerate().map(|(n, p)| (p.id, n)).collect();
+        for pending in self.state.memory.segments.values() {
+            let mut positions = Vec::new();
+            for p in &pending.packs {
+                let info = &p.record.info;
+                let position = *at.entry(info.id).or_insert_with(|| {
+                    self.packs.push(Pack { id: info.id, size: info.size });
+                    self.packs.len() - 1
+                });
+                positions.push((position, p.trusted));
+            }
+            for (id, position, spot) in &pending.chunks {
+                let (pack, trusted) = positions[*position as usize];
+                self.waiting.push((*id, Lies { pack, trusted, frame: spot.frame, len: spot.len }));
+            }
+        }
+        self.waiting.sort_by_key(|(id, _)| *id);
     }
 }
 
 fn chunk_of(key: &[u8]) -> Tried<ChunkId> {
     let id = key.get(1..).and_then(|k| k.first_chunk()).copied();
     id.map(ChunkId).ok_or_else(|| Trouble::record("a chunk"))
-}
-
-fn waiting(state: &State, census: &mut Census) -> Vec<(ChunkId, Lies)> {
-    let mut at: HashMap<PackId, usize> = census.packs.iter().enumerate().map(|(n, p)| (p.id, n)).collect();
-    let mut found = Vec::new();
-    for pending in state.memory.segments.values() {
-        let packs: Vec<(usize, bool)> = pending
-            .packs
-            .iter()
-            .map(|p| {
-                let info = &p.record.info;
-                let position = *at.entry(info.id).or_insert_with(|| {
-                    census.packs.push(Pack { id: info.id, size: info.size });
-                    census.packs.len() - 1
-                });
-                (position, p.trusted)
-            })
-            .collect();
-        for (id, position, spot) in &pending.chunks {
-            let (pack, trusted) = packs[*position as usize];
-            found.push((*id, Lies { pack, trusted, frame: spot.frame, len: spot.len }));
-        }
-    }
-    found
 }
 
 /// Marks, one ahead.
@@ -151,29 +156,27 @@ impl<'a> Merge<'a> {
     }
 }
 
-impl State {
-    /// The packs of the entries in the database that count.
-    fn packs_of_entries(&self) -> Tried<Census> {
-        let mut census = Census::default();
-        let mut at: HashMap<PackId, usize> = HashMap::new();
-        let mut trusted_sizes: HashMap<PackId, bool> = HashMap::new();
-        self.reader.scan(record::PACK, |key, value| {
-            let bad = || Trouble::record("a pack");
-            let number = key.get(1..).and_then(record::number).ok_or_else(bad)?;
-            let Some(trusted) = self.trusts(number) else { return Ok(()) };
-            let (id, size) = record::PackRecord::id_and_size(value).ok_or_else(bad)?;
-            let position = *at.entry(id).or_insert_with(|| {
-                census.packs.push(Pack { id, size });
-                census.packs.len() - 1
-            });
-            let known = trusted_sizes.entry(id).or_insert(trusted);
-            if trusted && !*known {
-                *known = true;
-                census.packs[position].size = size;
-            }
-            census.numbers.insert(number, (position, trusted));
-            Ok(())
-        })?;
-        Ok(census)
-    }
+/// The packs of the entries in the database that count, and those entries by their numbers.
+fn packs_of_entries(state: &State) -> Tried<(Vec<Pack>, Numbers)> {
+    let mut packs: Vec<Pack> = Vec::new();
+    let mut numbers = HashMap::new();
+    // Position, and whether a trusted entry told the size.
+    let mut at: HashMap<PackId, (usize, bool)> = HashMap::new();
+    state.reader.scan(record::PACK, |key, value| {
+        let bad = || Trouble::record("a pack");
+        let number = key.get(1..).and_then(record::number).ok_or_else(bad)?;
+        let Some(trusted) = state.trusts(number) else { return Ok(()) };
+        let (id, size) = record::PackRecord::id_and_size(value).ok_or_else(bad)?;
+        let (position, known) = at.entry(id).or_insert_with(|| {
+            packs.push(Pack { id, size });
+            (packs.len() - 1, trusted)
+        });
+        if trusted && !*known {
+            *known = true;
+            packs[*position].size = size;
+        }
+        numbers.insert(number, (*position, trusted));
+        Ok(())
+    })?;
+    Ok((packs, numbers))
 }

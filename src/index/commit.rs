@@ -83,7 +83,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn segment(&mut self, pending: &Pending) -> Tried<SegmentRecord> {
-        let mut record = SegmentRecord { packs: Vec::new(), retired: pending.retired.clone() };
+        let mut record = pending.record();
         // For each entry its number, if its chunks are yet to be written.
         let mut new = Vec::with_capacity(pending.packs.len());
         for pack in &pending.packs {

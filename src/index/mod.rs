@@ -115,6 +115,8 @@ pub struct Applied {
     pub packs: Vec<NewPack>,
     /// Its retirements, those that count.
     pub retired: Vec<Retirement>,
+    /// The segments that it was merged from.
+    pub replaces: Vec<SegmentId>,
 }
 
 /// What a segment says of a pack that was retired.
@@ -272,6 +274,11 @@ impl Index {
     /// The sweeps whose retirements count here.
     pub fn sweeps(&self) -> Result<Vec<SessionId>> {
         Ok(self.state.read().sweeps())
+    }
+
+    /// The segments that count and were merged from others, with those others.
+    pub fn merged(&self) -> Vec<(SegmentId, Vec<SegmentId>)> {
+        self.state.read().merged()
     }
 
     /// What is said of packs that are retired, and by which segments.

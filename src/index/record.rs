@@ -233,6 +233,8 @@ pub struct SegmentRecord {
     pub packs: Vec<(u32, bool)>,
     /// Its retirements.
     pub retired: Vec<Retired>,
+    /// The segments that it was merged from.
+    pub replaces: Vec<SegmentId>,
 }
 
 /// Pack, sweep, and two times, of which the second is [`NOT_DELETED`] while the pack may be there.
@@ -241,11 +243,17 @@ const NOT_DELETED: i64 = i64::MIN;
 
 impl SegmentRecord {
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4 + self.packs.len() * 4 + self.retired.len() * RETIRED_LEN);
+        let mut out = Vec::with_capacity(
+            8 + (self.packs.len() + self.replaces.len() * 8) * 4 + self.retired.len() * RETIRED_LEN,
+        );
         out.extend_from_slice(&(self.packs.len() as u32).to_be_bytes());
         for (number, trusted) in &self.packs {
             let mark = if *trusted { NUMBER_END } else { 0 };
             out.extend_from_slice(&(number | mark).to_be_bytes());
+        }
+        out.extend_from_slice(&(self.replaces.len() as u32).to_be_bytes());
+        for id in &self.replaces {
+            out.extend_from_slice(&id.0);
         }
         for r in &self.retired {
             out.extend_from_slice(&r.pack.0);
@@ -260,6 +268,10 @@ impl SegmentRecord {
         let count = u32::from_be_bytes(*count) as usize;
         let (packs, rest) = rest.split_at_checked(count.checked_mul(4)?)?;
         let (packs, _) = packs.as_chunks::<4>();
+        let (count, rest) = rest.split_first_chunk::<4>()?;
+        let replaces = (u32::from_be_bytes(*count) as usize).checked_mul(ID_LEN)?;
+        let (replaces, rest) = rest.split_at_checked(replaces)?;
+        let (replaces, _) = replaces.as_chunks::<ID_LEN>();
         let (retired, odd) = rest.as_chunks::<RETIRED_LEN>();
         if !odd.is_empty() {
             return None;
@@ -280,7 +292,11 @@ impl SegmentRecord {
                 deleted: (deleted != NOT_DELETED).then_some(deleted),
             })
         });
-        Some(Self { packs: packs.collect(), retired: retired.collect::<Option<_>>()? })
+        Some(Self {
+            packs: packs.collect(),
+            retired: retired.collect::<Option<_>>()?,
+            replaces: replaces.iter().map(|id| SegmentId(*id)).collect(),
+        })
     }
 }
 
@@ -359,6 +375,7 @@ mod tests {
                     deleted,
                 })
                 .to_vec(),
+            replaces: vec![SegmentId([5; 32]), SegmentId([6; 32])],
         };
         assert_eq!(SegmentRecord::decode(&s.encode()), Some(s));
         let t = Tally { next: 1, generation: 2, live: u64::MAX, dead: 4 };

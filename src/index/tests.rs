@@ -88,7 +88,7 @@ fn retirement(n: u64, sweep: u8) -> Retirement {
 fn whole(n: u64, chunks: std::ops::Range<u64>) -> Applied {
     let chunks: Vec<u64> = chunks.collect();
     let packs = vec![NewPack { entry: entry(n, &chunks), trusted: true }];
-    Applied { segment: segment(n), packs, retired: Vec::new() }
+    Applied { segment: segment(n), packs, retired: Vec::new(), replaces: Vec::new() }
 }
 
 /// What a store lists.
@@ -173,7 +173,7 @@ fn random_segment(dice: &mut Dice, n: u64, chunks: u64, size: u64) -> Applied {
         })
         .collect();
     let retired = (0..dice.roll(3)).map(|_| retirement(dice.roll(60), dice.roll(5) as u8)).collect();
-    Applied { segment: segment(n), packs, retired }
+    Applied { segment: segment(n), packs, retired, replaces: Vec::new() }
 }
 
 #[test]
@@ -199,7 +199,10 @@ fn any_sequence_of_listings_gives_what_the_last_listing_says() {
                     let all: Vec<Applied> = std::mem::take(&mut store).into_values().collect();
                     let packs = all.iter().flat_map(|a| a.packs.clone()).collect();
                     let retired = all.iter().flat_map(|a| a.retired.clone()).collect();
-                    store.insert(segment(n), Applied { segment: segment(n), packs, retired });
+                    store.insert(
+                        segment(n),
+                        Applied { segment: segment(n), packs, retired, replaces: Vec::new() },
+                    );
                 }
                 3 => {
                     drop(index);
@@ -227,7 +230,7 @@ fn known_is_only_what_a_trusted_entry_says_of_a_pack_that_is_not_retired() {
         let stranger = |n, chunks: &[u64]| NewPack { entry: entry(n, chunks), trusted: false };
         let mut store = Store::new();
         let put = |store: &mut Store, n, packs, retired| {
-            store.insert(segment(n), Applied { segment: segment(n), packs, retired });
+            store.insert(segment(n), Applied { segment: segment(n), packs, retired, replaces: Vec::new() });
         };
         put(&mut store, 1, vec![trusted(1, &[1, 2]), stranger(2, &[3])], vec![]);
         // A stranger says more of the trusted pack 1 than its author did.
@@ -434,7 +437,8 @@ fn each_chunk_is_claimed_by_one_thread() {
                             let at = 1000 + who * chunks + i;
                             let packs = vec![NewPack { entry: entry(at, &mine), trusted: true }];
                             claims.wrote(pack(at));
-                            let applied = Applied { segment: segment(at), packs, retired: vec![] };
+                            let applied =
+                                Applied { segment: segment(at), packs, retired: vec![], replaces: vec![] };
                             index.apply(vec![applied], &[], vec![]).unwrap();
                             let ids: Vec<ChunkId> = mine.drain(..).map(chunk).collect();
                             claims.published(&ids);

@@ -28,6 +28,7 @@ pub struct Pending {
     /// Sorted by id, then by position of the pack; no pair of these twice.
     pub chunks: Vec<(ChunkId, u32, Spot)>,
     pub retired: Vec<Retired>,
+    pub replaces: Vec<SegmentId>,
 }
 
 /// An entry of it.
@@ -56,7 +57,7 @@ impl Pending {
             packs[*at as usize].record.chunks += 1;
         }
         let retired = applied.retired.iter().map(Retired::of).collect();
-        Ok(Self { id: applied.segment, packs, chunks, retired })
+        Ok(Self { id: applied.segment, packs, chunks, retired, replaces: applied.replaces })
     }
 
     fn places(&self, id: &ChunkId) -> impl Iterator<Item = (&PendingPack, Spot)> {
@@ -65,8 +66,9 @@ impl Pending {
         same.map(|(_, at, spot)| (&self.packs[*at as usize], *spot))
     }
 
-    fn record(&self) -> SegmentRecord {
-        SegmentRecord { packs: Vec::new(), retired: self.retired.clone() }
+    /// Without the numbers of its packs.
+    pub fn record(&self) -> SegmentRecord {
+        SegmentRecord { packs: Vec::new(), retired: self.retired.clone(), replaces: self.replaces.clone() }
     }
 }
 
@@ -370,6 +372,12 @@ impl State {
     pub fn sweeps(&self) -> Vec<SessionId> {
         let all = self.view.segments.values().flat_map(|r| r.retired.iter().map(|r| r.sweep));
         all.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The segments that count and were merged from others, with those others.
+    pub fn merged(&self) -> Vec<(SegmentId, Vec<SegmentId>)> {
+        let all = self.view.segments.iter().filter(|(_, record)| !record.replaces.is_empty());
+        all.map(|(id, record)| (*id, record.replaces.clone())).collect()
     }
 
     /// What segments that count say of packs that are retired; of one it may be said more than once.

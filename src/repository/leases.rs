@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
 use crate::format::snapshot::Lease;
-use crate::id::{NoteId, SessionId};
+use crate::id::{NoteId, PackId, SessionId};
 use std::collections::{BTreeMap, HashSet};
 
 /// A lease that was not renewed for so long, by the store's clock, is its holder's who died or sleeps: it is renewed
@@ -47,9 +47,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// Whether it is the mark of a run that ends packs, and not too old to count.
+    /// Whether it is the mark of a run that ends packs.
+    pub fn is_mark(&self) -> bool {
+        self.done && self.purpose == PURPOSE.as_bytes()
+    }
+
+    /// The same, of one that is not too old to delete anything.
     pub fn is_sweep(&self, now: i64) -> bool {
-        self.done && self.purpose == PURPOSE.as_bytes() && now - self.written < DELETES_FOR_SECONDS
+        self.is_mark() && now - self.since < DELETES_FOR_SECONDS
     }
 
     /// Whether its holder is alive, as far as the store's clock tells.
@@ -165,6 +170,20 @@ impl Repository {
             true => Ok((lease, author)),
             false => Err(Error::damaged("it is not what its name says")),
         }
+    }
+
+    /// The sweeps that retired packs of which it is not said yet that they are deleted.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn open_sweeps(&self) -> Result<Vec<SessionId>> {
+        self.sync_index()?;
+        let retired = self.index()?.retirements();
+        let gone: HashSet<PackId> =
+            retired.iter().filter(|(_, r)| r.deleted.is_some()).map(|(_, r)| r.pack).collect();
+        let open: HashSet<SessionId> =
+            retired.iter().filter(|(_, r)| !gone.contains(&r.pack)).map(|(_, r)| r.sweep).collect();
+        Ok(open.into_iter().collect())
     }
 
     /// Deletes all leases of a session: whoever holds it finds out before it writes a manifest, and starts over.

@@ -9,7 +9,7 @@ use crate::format::object::{Kind, RETIREMENT_CONTEXT};
 use crate::format::pack::PackEntry;
 use crate::format::segment::{Retirement, Segment, Vouched};
 use crate::format::snapshot::{Action, Manifest, Note};
-use crate::id::{ID_LEN, NoteId, SegmentId, SnapshotId};
+use crate::id::{ID_LEN, NoteId, PackId, SegmentId, SnapshotId};
 use crate::index::{Applied, NewPack};
 use crate::seal::Role;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -81,7 +81,9 @@ pub(super) struct Listing {
     /// All manifests that can be read, forgotten ones too.
     pub manifests: Vec<Arc<Snapshot>>,
     /// Those of them that their own session has withdrawn.
-    void: HashSet<SnapshotId>,
+    pub void: HashSet<SnapshotId>,
+    /// Objects that are listed as notes or manifests and are none that can be read, by name.
+    pub unread: Vec<String>,
 }
 
 impl Listing {
@@ -93,7 +95,7 @@ impl Listing {
     ) -> Result<Self> {
         notes.sort_by_key(|n| (n.note.0.time, n.id));
         let void = repository.voids(&notes, &manifests)?;
-        Ok(Self { notes, manifests, void })
+        Ok(Self { notes, manifests, void, unread: Vec::new() })
     }
 
     /// The forget notes whose manifests are still there (B1).
@@ -169,7 +171,7 @@ impl Repository {
             });
             let synced =
                 sync.join().unwrap_or_else(|_| Err(Error::bug("bringing the index up to date panicked")));
-            live.and_then(|live| synced.map(|()| live))
+            live.and_then(|live| synced.map(|_| live))
         })
     }
 
@@ -199,11 +201,17 @@ impl Repository {
         listed();
         let remembered = remembered.as_mut().ok_or_else(|| Error::bug("reading the cache panicked"))?;
         let mut notes: Vec<ListedNote> = Vec::new();
+        let mut unread = Vec::new();
         let mut noted = HashSet::new();
         for name in note_names {
             if let Some(id) = self.id_of(&name, NoteId::from_hex)? {
                 noted.insert(id);
-                notes.extend(self.known_note(remembered, id)?.map(|note| ListedNote { id, note }));
+                match self.known_note(remembered, id)? {
+                    Some(note) => notes.push(ListedNote { id, note }),
+                    None => unread.push(name),
+                }
+            } else {
+                unread.push(name);
             }
         }
         let mut manifests = Vec::new();
@@ -211,10 +219,16 @@ impl Repository {
         for name in manifest_names {
             if let Some(id) = self.id_of(&name, SnapshotId::from_hex)? {
                 listed.insert(id);
-                manifests.extend(self.known_manifest(remembered, id)?);
+                match self.known_manifest(remembered, id)? {
+                    Some(manifest) => manifests.push(manifest),
+                    None => unread.push(name),
+                }
+            } else {
+                unread.push(name);
             }
         }
-        let listing = Listing::of(self, notes, manifests)?;
+        let mut listing = Listing::of(self, notes, manifests)?;
+        listing.unread = unread;
         *vanished = self.vanished(remembered, &noted, &listed);
         if let Err(e) = remembered.save() {
             // It costs the next start some time.
@@ -342,16 +356,25 @@ impl Repository {
 
     /// Brings the index to exactly the segments that the store lists now.
     pub(super) fn sync_index(&self) -> Result<()> {
+        self.sync_all().map(drop)
+    }
+
+    /// The same; the names of what is listed as a segment and is none that can be read.
+    pub(super) fn sync_all(&self) -> Result<Vec<String>> {
         self.sync_from(&self.index()?.segments()?)
     }
 
     /// The same; `have` was asked for before the list: a segment that another thread publishes meanwhile must not look
     /// gone.
-    fn sync_from(&self, have: &BTreeSet<SegmentId>) -> Result<()> {
+    fn sync_from(&self, have: &BTreeSet<SegmentId>) -> Result<Vec<String>> {
         let index = self.index()?;
         let mut listed = BTreeSet::new();
+        let mut unread = Vec::new();
         for name in self.store.names("index/")? {
-            listed.extend(self.id_of(&name, SegmentId::from_hex)?);
+            match self.id_of(&name, SegmentId::from_hex)? {
+                Some(id) => drop(listed.insert(id)),
+                None => unread.push(name),
+            }
         }
         if listed.is_empty() && !have.is_empty() && self.store.names("config/")?.is_empty() {
             return Err(self.emptied(&format!("{} segments are gone from it", have.len())));
@@ -364,7 +387,11 @@ impl Repository {
                     chunks += segment.packs.iter().map(|p| p.entry.ids.len()).sum::<usize>();
                     group.push(segment);
                 }
-                Err(e) => self.tell(&segment_name(id), e)?,
+                Err(e) => {
+                    let name = segment_name(id);
+                    self.tell(&name, e)?;
+                    unread.push(name);
+                }
             }
             if chunks >= CHUNKS_AT_ONCE || group.len() >= SEGMENTS_AT_ONCE {
                 index.apply(std::mem::take(&mut group), &[], Vec::new())?;
@@ -379,7 +406,7 @@ impl Repository {
         if !gone.is_empty() {
             index.apply(Vec::new(), &gone, Vec::new())?;
         }
-        Ok(())
+        Ok(unread)
     }
 
     /// A segment, read and proven.
@@ -423,7 +450,15 @@ impl Repository {
                 retired.push(Retirement::decode(&v.body)?);
             }
         }
-        Ok(Applied { segment: id, packs, retired })
+        Ok(Applied { segment: id, packs, retired, replaces: segment.replaces.clone() })
+    }
+
+    /// Whether a pack is there, with its size.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn has_pack(&self, id: &PackId, size: u64) -> Result<bool> {
+        self.is_there(&super::reader::pack_name(id), Some(size))
     }
 
     /// Whether an object can still be read; where the store's answers may be old, by reading it.

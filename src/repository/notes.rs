@@ -2,8 +2,9 @@
 //! can miss a snapshot between its old manifest and a new one, and whatever was said can be taken back.
 
 use super::Repository;
-use super::listing::{Listing, Snapshot, note_name};
+use super::listing::{Listing, Snapshot, manifest_name, note_name};
 use crate::clock::{self, Time};
+use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
 use crate::format::snapshot::{Action, Note, TAGS_MAX, TEXT_MAX};
@@ -11,7 +12,10 @@ use crate::id::{NoteId, SnapshotId};
 use crate::seal::Role;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How often one looks whether a prune has ended.
+const WAIT: Duration = Duration::from_secs(1);
 /// Most snapshots that one note names; more are divided. At 34 bytes each, and with tags at their limits, a note stays
 /// below the 1 MiB that one may have.
 const SNAPSHOTS_MAX: usize = 10_000;
@@ -42,14 +46,14 @@ impl Repository {
         }
         // Looked at right before the note is written: what another machine holds in this moment is respected.
         let listing = self.list()?;
-        let judged: HashMap<SnapshotId, Arc<Snapshot>> =
-            listing.judged().into_iter().map(|(s, _)| (s.id, s)).collect();
+        let judged: HashMap<SnapshotId, (Arc<Snapshot>, bool)> =
+            listing.judged().into_iter().map(|(s, visible)| (s.id, (s, visible))).collect();
         for id in snapshots {
-            let s = judged.get(id).ok_or_else(|| {
+            let (s, visible) = judged.get(id).ok_or_else(|| {
                 Error::new(Fault::Missing, format!("there is no snapshot {} any more", id.short()))
                     .hint("`pastfs snapshots` lists what there is")
             })?;
-            allows(action, s, tags)?;
+            allows(action, s, *visible, tags)?;
         }
         let time = time_of_next(&listing, snapshots)?;
         let mut ids = Vec::new();
@@ -74,7 +78,46 @@ impl Repository {
             self.remember_note(id, note, author);
             ids.push(id);
         }
+        if action == Action::Unforget {
+            self.came_in_time(snapshots)?;
+        }
         Ok(ids)
+    }
+
+    /// A prune that began before the note was written has decided without it. It deletes a manifest before anything that the
+    /// snapshot needs: whatever is still listed when it has ended is whole, and is back.
+    fn came_in_time(&self, snapshots: &[SnapshotId]) -> Result<()> {
+        let mut told = false;
+        loop {
+            let now = clock::now().seconds;
+            let sweeps = self.sessions()?;
+            let Some(sweep) = sweeps.iter().find(|s| s.is_sweep(now)) else { break };
+            if !told {
+                let text = format!(
+                    "waiting for a prune of {} to end, which may be deleting what is brought back; if it was killed, \
+                     this can be stopped: the snapshots are back if they are still listed",
+                    String::from_utf8_lossy(&sweep.host)
+                );
+                self.observer.event(Event::Warning(&text));
+                told = true;
+            }
+            clock::sleep(WAIT);
+        }
+        for id in snapshots {
+            if self.stored(&manifest_name(id))?.is_none() {
+                let text = format!("snapshot {} was deleted by a prune meanwhile", id.short());
+                return Err(Error::new(Fault::Missing, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// The forget notes whose snapshots are still there.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn open_forgets(&self) -> Result<Vec<NoteId>> {
+        Ok(self.list()?.forgets())
     }
 
     /// Forgotten snapshots that are still there, oldest first: a note can bring them back.
@@ -88,8 +131,12 @@ impl Repository {
     }
 }
 
-fn allows(action: Action, s: &Snapshot, tags: &[Vec<u8>]) -> Result<()> {
+fn allows(action: Action, s: &Snapshot, visible: bool, tags: &[Vec<u8>]) -> Result<()> {
     let name = s.id.short();
+    if action == Action::Hold && !visible {
+        return Err(Error::misuse(format!("snapshot {name} is forgotten, and cannot be held"))
+            .hint(format!("`pastfs forget --undo {name}` brings it back")));
+    }
     if action == Action::Forget && s.held {
         return Err(Error::misuse(format!("snapshot {name} is held, and is not forgotten"))
             .hint(format!("`pastfs tag --release {name}` ends that")));

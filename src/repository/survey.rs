@@ -290,7 +290,7 @@ impl Repository {
 }
 
 /// The id in a name that is exactly what the id's object is called.
-fn id_of<T>(name: &str, from_hex: fn(&str) -> Option<T>, name_of: fn(&T) -> String) -> Option<T> {
+pub(super) fn id_of<T>(name: &str, from_hex: fn(&str) -> Option<T>, name_of: fn(&T) -> String) -> Option<T> {
     let id = from_hex(name.rsplit_once('/')?.1)?;
     (name_of(&id) == name).then_some(id)
 }

@@ -3,13 +3,14 @@
 
 use super::Repository;
 use super::lease::lease_name;
+use super::listing::manifest_name;
 use super::reader::pack_name;
 use crate::clock::{self, Time};
 use crate::fault::{Doing, Error, Result};
 use crate::format::object::Kind;
 use crate::format::segment::Retirement;
 use crate::format::snapshot::Lease;
-use crate::id::{PackId, SessionId};
+use crate::id::{PackId, SessionId, SnapshotId};
 use crate::index::Retired;
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub struct Sweep {
     id: SessionId,
     host: Vec<u8>,
     began: Time,
+    /// Nothing is written.
+    is_dry: bool,
     /// Number of the last mark.
     number: u64,
     /// The store's time of the first mark, in seconds.
@@ -35,17 +38,18 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Marks the run, before it lists anything.
+    /// Marks the run, before it lists anything. A dry one writes nothing, and takes this machine's clock for the store's.
     ///
     /// # Errors
     /// `Denied` without a full key; what the store says.
-    pub fn begin(repository: &Arc<Repository>, host: &[u8]) -> Result<Self> {
+    pub fn begin(repository: &Arc<Repository>, host: &[u8], is_dry: bool) -> Result<Self> {
         repository.only_full("ending packs")?;
         let mut sweep = Self {
             repository: repository.clone(),
             id: SessionId(crate::seal::random()?),
             host: host.to_vec(),
             began: clock::now(),
+            is_dry,
             number: 0,
             since: 0,
             started: clock::running(),
@@ -66,6 +70,9 @@ impl Sweep {
 
     /// Writes the mark of this number; the store's time of it in seconds.
     fn mark(&self) -> Result<i64> {
+        if self.is_dry {
+            return Ok(clock::now().seconds);
+        }
         let lease = Lease {
             session: self.id,
             number: self.number,
@@ -91,6 +98,9 @@ impl Sweep {
     /// # Errors
     /// What the store says.
     pub fn now(&mut self) -> Result<i64> {
+        if self.is_dry {
+            return self.mark();
+        }
         self.number += 1;
         let now = self.mark()?;
         // The older one goes last: there is always one.
@@ -108,6 +118,9 @@ impl Sweep {
     /// # Errors
     /// One that says so, when it is too old.
     pub fn is_young(&self) -> Result<()> {
+        if self.is_dry {
+            return Err(Error::bug("a dry run deletes"));
+        }
         match clock::running() - self.started < DELETES_FOR_SECONDS {
             true => Ok(()),
             false => Err(Error::misuse("this run began more than a day ago and deletes nothing more")
@@ -170,6 +183,14 @@ impl Sweep {
         self.delete(&pack_name(pack))
     }
 
+    /// Deletes the manifest of a snapshot.
+    ///
+    /// # Errors
+    /// As [`Sweep::delete_pack`].
+    pub fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
+        self.delete(&manifest_name(id))
+    }
+
     /// The same for any object.
     pub(super) fn delete(&self, name: &str) -> Result<()> {
         self.is_young()?;
@@ -179,6 +200,9 @@ impl Sweep {
 
 impl Drop for Sweep {
     fn drop(&mut self) {
+        if self.is_dry {
+            return;
+        }
         // What is left of it counts for a day, and does no harm.
         let _ = self.repository.store.delete(&lease_name(&self.id, self.number));
     }
