@@ -3,7 +3,7 @@
 use super::walk::Walk;
 use crate::clock;
 use crate::event::{Event, Observer, Outcome, Stop};
-use crate::fault::{Error, Result};
+use crate::fault::{Error, Fault, Result};
 use crate::id::{ChunkId, NoteId, PackId, SessionId, SnapshotId};
 use crate::index::{Lies, Mark, Marks, Retired};
 use crate::repository::{Repository, Session, Sight, Snapshot, Sweep};
@@ -15,6 +15,8 @@ use std::sync::Arc;
 const LEASES_SECONDS: i64 = 300;
 /// Sessions that are over count for so long where lists may be stale, in seconds: somebody may not see yet what they wrote.
 const STALE_SECONDS: i64 = 12 * 3600;
+/// How often all is counted anew, since what was listed was deleted in order meanwhile.
+const ROUNDS: usize = 5;
 /// Lost chunks that are named in a message.
 const NAMED_MAX: usize = 3;
 
@@ -132,6 +134,23 @@ impl Census {
     /// # Errors
     /// What the store says; `Damaged` and `Newer` where anything is not whole or not known: nothing was deleted then.
     pub fn take(terms: &Terms<'_>, sweep: &mut Sweep) -> Result<Self> {
+        for last in (0..ROUNDS).map(|n| n + 1 == ROUNDS) {
+            let mut needed = HashSet::new();
+            let e = match Self::count(terms, sweep, &mut needed) {
+                Err(e) if e.fault() == Fault::Damaged && !last => e,
+                done => return done,
+            };
+            // Another prune, without a grace time, may have deleted what was forgotten meanwhile.
+            let there = terms.repository.listed_snapshots()?;
+            if needed.is_subset(&there) {
+                return Err(e);
+            }
+        }
+        Err(Error::bug("a census has no last round"))
+    }
+
+    /// `needed` takes all snapshots that are gone through.
+    fn count(terms: &Terms<'_>, sweep: &mut Sweep, needed: &mut HashSet<SnapshotId>) -> Result<Self> {
         let repository = terms.repository;
         let candidates = repository.candidates()?;
         let (sessions, dead, now) = sessions(terms, sweep)?;
@@ -148,6 +167,7 @@ impl Census {
                 false => kept.push(h.snapshot.clone()),
             }
         }
+        needed.extend(sight.visible.iter().chain(&kept).map(|s| s.id));
         let marks = walk(terms, &sight.visible, &kept)?;
         let mut census = Self {
             now,
@@ -168,7 +188,7 @@ impl Census {
         let due: HashMap<PackId, Retired> =
             sight.retired.iter().filter(|r| is_due(r)).map(|r| (r.pack, *r)).collect();
         census.weigh(terms, &sight, &due)?;
-        census.sort_out(&sight, &due);
+        census.sort_out(terms, &sight, &due)?;
         census.sessions = sessions;
         Ok(census)
     }
@@ -273,7 +293,7 @@ impl Census {
     }
 
     /// What is retired, and what nobody names.
-    fn sort_out(&mut self, sight: &Sight, due: &HashMap<PackId, Retired>) {
+    fn sort_out(&mut self, terms: &Terms<'_>, sight: &Sight, due: &HashMap<PackId, Retired>) -> Result<()> {
         let named: HashSet<PackId> = self.packs.iter().map(|p| p.id).collect();
         let deleted: HashSet<PackId> =
             sight.retired.iter().filter(|r| r.deleted.is_some()).map(|r| r.pack).collect();
@@ -288,11 +308,14 @@ impl Census {
                     self.waiting = (self.waiting.0 + 1, self.waiting.1 + listed.size);
                 }
                 (None, _) if deleted.contains(&r.pack) => {}
-                (None, _) => self.gone.push(*r),
+                // Packs are listed before segments: one that was put and retired in between is not in the list.
+                (None, Some(r)) if !terms.repository.has_any_pack(&r.pack)? => self.gone.push(*r),
+                (None, _) => {}
             }
         }
         let strays = sight.packs.iter().filter(|(id, _)| !named.contains(id) && !seen.contains(id));
         self.strays = strays.map(|(id, listed)| (*id, listed.size, listed.written)).collect();
+        Ok(())
     }
 }
 

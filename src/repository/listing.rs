@@ -461,6 +461,18 @@ impl Repository {
         self.is_there(&super::reader::pack_name(id), Some(size))
     }
 
+    /// The same, with whatever size.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn has_any_pack(&self, id: &PackId) -> Result<bool> {
+        match self.store.size(&super::reader::pack_name(id)) {
+            Ok(_) => Ok(true),
+            Err(e) if e.fault() == Fault::Missing => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Whether an object can still be read; where the store's answers may be old, by reading it.
     pub(super) fn is_there(&self, name: &str, size: Option<u64>) -> Result<bool> {
         let found = match size {

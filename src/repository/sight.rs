@@ -1,6 +1,6 @@
 //! What a sweep decides on: lists that are whole, or none. Whatever cannot be read might name something that is needed.
 
-use super::listing::{Listing, note_name};
+use super::listing::{Listing, manifest_name, note_name};
 use super::reader::pack_name;
 use super::survey::id_of;
 use super::{FEATURES, Repository, Snapshot};
@@ -79,6 +79,15 @@ impl Repository {
     /// Whether another machine's puts and deletes may show late in lists of the store.
     pub fn lists_may_be_stale(&self) -> bool {
         self.store.may_be_stale()
+    }
+
+    /// The snapshots whose manifests are there, forgotten or not.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn listed_snapshots(&self) -> Result<HashSet<SnapshotId>> {
+        let names = self.store.names("snapshots/")?;
+        Ok(names.iter().filter_map(|name| id_of(name, SnapshotId::from_hex, manifest_name)).collect())
     }
 
     /// Lists segments and notes (P1).

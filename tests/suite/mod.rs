@@ -21,6 +21,7 @@ mod matrix;
 mod mounting;
 mod oddities;
 mod permissions;
+mod pruning;
 mod requests;
 mod restoring;
 mod samba;
