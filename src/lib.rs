@@ -31,6 +31,7 @@ pub mod repository;
 pub mod backup;
 pub mod check;
 pub mod mount;
+pub mod repair;
 pub mod restore;
 pub mod retention;
 

@@ -24,6 +24,7 @@ mod ls;
 mod mount;
 mod output;
 mod progress;
+mod repair;
 mod restore;
 mod select;
 mod snapshots;
@@ -73,6 +74,8 @@ enum Verb {
     Umount(umount::Umount),
     Restore(restore::Restore),
     Check(check::Check),
+    #[command(subcommand)]
+    Repair(repair::Repair),
     Tag(tag::Tag),
     Forget(forget::Forget),
 }
@@ -144,6 +147,7 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Umount(verb) => verb.run(&global),
         Verb::Restore(verb) => verb.run(&global),
         Verb::Check(verb) => verb.run(&global),
+        Verb::Repair(verb) => verb.run(&global),
         Verb::Tag(verb) => verb.run(&global),
         Verb::Forget(verb) => verb.run(&global),
     };

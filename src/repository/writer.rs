@@ -260,6 +260,7 @@ fn withdraw(repository: &Repository, name: &str, session: SessionId) -> Result<(
         snapshots: Vec::new(),
         tags: Vec::new(),
         session: Some(session),
+        lost: Vec::new(),
         unknown: Default::default(),
     };
     let object = repository.keys.seal_object(Object::Note, note.encode())?;

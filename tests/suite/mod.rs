@@ -21,6 +21,7 @@ mod matrix;
 mod mounting;
 mod oddities;
 mod permissions;
+mod repairing;
 mod requests;
 mod restoring;
 mod samba;
