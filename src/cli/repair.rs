@@ -9,7 +9,11 @@ use super::words;
 use crate::event::{Observer, Stop};
 use crate::fault::{Error, Result};
 use crate::format::snapshot::Unread;
-use crate::repair::{self, Hurt, IndexReport, LOST_MAX, Losses, Mended, SnapshotsOptions, SnapshotsReport};
+use crate::id::PackId;
+use crate::repair::{
+    self, Emptied, Hurt, IndexReport, LOST_MAX, Losses, Mended, PacksOptions, PacksReport, SnapshotsOptions,
+    SnapshotsReport,
+};
 use crate::repository::Repository;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -28,19 +32,44 @@ const NAMED_MAX: usize = 10;
 #[derive(clap::Subcommand)]
 pub enum Repair {
     Index(Index),
+    Packs(Packs),
     Snapshots(Snapshots),
 }
 
 /// Rebuild the index from the packs
 ///
-/// Packs that no index segment names, since the segment is lost or damaged, are read whole and verified, and named again.
-/// Then damaged segments are deleted: all that they named is named anew. What snapshots lack after that is told; the exit
-/// code is then 4.
+/// Packs that no index segment names, since the segment is lost or damaged, are read whole and verified, and named again;
+/// of damaged ones what is whole is stored anew. Packs that are named and missing are taken out of the index, so that
+/// backups store again what the source still has; should they turn up again, they can be read all the same. Then damaged
+/// segments are deleted: all that they named is named anew. What snapshots lack after that is told, and the exit code is 4.
 #[derive(clap::Args)]
 pub struct Index {
     /// Change nothing, tell what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
+}
+
+/// Save what is whole of damaged packs
+///
+/// Reads the packs that are named, and those whose size is not what it must be; with --read-data all packs. What is whole of
+/// damaged ones is stored in new packs; the damaged ones are retired: they stay where they are, and what can be read of them can
+/// be read, until a prune deletes them. What snapshots lack after that is told, and the exit code is 4.
+#[derive(clap::Args)]
+pub struct Packs {
+    /// Packs to read, by id, as `pastfs check` names them
+    #[arg(value_name = "PACK", value_parser = parse_pack)]
+    packs: Vec<PackId>,
+    /// Read and verify all packs
+    #[arg(long)]
+    read_data: bool,
+    /// Change nothing, tell what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+fn parse_pack(text: &str) -> std::result::Result<PackId, String> {
+    let id = text.rsplit('/').next().unwrap_or_default();
+    PackId::from_hex(id).ok_or_else(|| "a pack has an id of 64 hexadecimal digits".into())
 }
 
 /// Write snapshots anew without what is lost
@@ -69,6 +98,7 @@ impl Repair {
     pub fn run(self, global: &Global) -> Result<Exit> {
         match self {
             Repair::Index(verb) => verb.run(global),
+            Repair::Packs(verb) => verb.run(global),
             Repair::Snapshots(verb) => verb.run(global),
         }
     }
@@ -104,8 +134,9 @@ fn tell(global: &Global, lines: Vec<String>, objects: Vec<Value>) -> Result<()> 
 impl Index {
     fn run(self, global: &Global) -> Result<Exit> {
         let dry_run = self.dry_run;
-        let report =
-            work(global, |repository, observer, stop| repair::index(repository, dry_run, observer, stop))?;
+        let report = work(global, |repository, observer, stop| {
+            repair::index(repository, &access::host_name(), dry_run, observer, stop)
+        })?;
         let quiet = global.quiet;
         tell(global, index_lines(&report, dry_run, quiet), index_objects(&report, dry_run))?;
         Ok(if report.is_hurt() { Exit::Damaged } else { Exit::Done })
@@ -114,16 +145,28 @@ impl Index {
 
 fn index_lines(r: &IndexReport, dry_run: bool, quiet: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    for (object, what) in &r.damaged {
-        lines.push(format!("{object}: {}; no index segment names it", words::harmless(what)));
+    for d in &r.damaged {
+        let (whole, bad) = d.chunks;
+        let what = words::harmless(&d.what);
+        let kept = match (whole, dry_run) {
+            (0, _) => "nothing of it can be read".into(),
+            (n, true) => format!("{} would be saved", words::counted(n, "chunk", "chunks")),
+            (n, false) => format!("{} saved", words::counted(n, "chunk is", "chunks are")),
+        };
+        let lost = if bad > 0 {
+            format!(", {} lost", words::counted(bad, "frame is", "frames are"))
+        } else {
+            String::new()
+        };
+        lines.push(format!("{}: {what}; no index segment names it; {kept}{lost}", pack_name(&d.pack)));
     }
     for (object, what, advice) in &r.left {
         let advice = advice.as_ref().map(|a| format!("; to do: {}", words::harmless(a))).unwrap_or_default();
         lines.push(format!("{object}: {}{advice}", words::harmless(what)));
     }
     for pack in &r.absent {
-        let hex = pack.hex();
-        lines.push(format!("packs/{}/{hex}: it is missing", &hex[..2]));
+        let verb = if dry_run { "would be taken" } else { "is taken" };
+        lines.push(format!("{}: it is missing, and {verb} out of the index", pack_name(pack)));
     }
     lines.extend(lost_lines(&r.losses));
     if quiet {
@@ -153,8 +196,15 @@ fn index_lines(r: &IndexReport, dry_run: bool, quiet: bool) -> Vec<String> {
 
 fn index_objects(r: &IndexReport, dry_run: bool) -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
-    for (object, what) in &r.damaged {
-        objects.push(json!({ "message_type": "damaged_pack", "object": object, "what": what }));
+    for d in &r.damaged {
+        objects.push(json!({
+            "message_type": "damaged_pack",
+            "object": pack_name(&d.pack),
+            "what": d.what,
+            "whole_chunks": d.chunks.0,
+            "lost_frames": d.chunks.1,
+            "stored_chunks": d.saved,
+        }));
     }
     for (object, what, advice) in &r.left {
         objects.push(json!({ "message_type": "left", "object": object, "what": what, "advice": advice }));
@@ -168,6 +218,7 @@ fn index_objects(r: &IndexReport, dry_run: bool) -> Vec<Value> {
         "adopted_bytes": bytes,
         "adopted_chunks": chunks,
         "damaged_packs": r.damaged.len(),
+        "retired_again": r.retired_again,
         "deleted_segments": r.deleted.iter().map(|s| s.hex()).collect::<Vec<_>>(),
         "absent_packs": r.absent.iter().map(|p| p.hex()).collect::<Vec<_>>(),
         "left": r.left.len(),
@@ -176,6 +227,11 @@ fn index_objects(r: &IndexReport, dry_run: bool) -> Vec<Value> {
         "seconds": r.seconds,
     }));
     objects
+}
+
+fn pack_name(id: &PackId) -> String {
+    let hex = id.hex();
+    format!("packs/{}/{hex}", &hex[..2])
 }
 
 /// What snapshots lack: a line for each, with the first files.
@@ -218,6 +274,82 @@ fn hurt_object(hurt: &Hurt) -> Map<String, Value> {
     object.insert("files".into(), hurt.files.iter().map(file).collect());
     object.insert("files_lost".into(), hurt.total.into());
     object
+}
+
+impl Packs {
+    fn run(self, global: &Global) -> Result<Exit> {
+        let dry_run = self.dry_run;
+        let options =
+            PacksOptions { packs: self.packs, read_data: self.read_data, dry_run, host: access::host_name() };
+        let report =
+            work(global, |repository, observer, stop| repair::packs(repository, &options, observer, stop))?;
+        tell(global, packs_lines(&report, dry_run, global.quiet), packs_objects(&report, dry_run))?;
+        Ok(if report.is_hurt(dry_run) { Exit::Damaged } else { Exit::Done })
+    }
+}
+
+fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    for d in &r.damaged {
+        let (frames, chunks) = d.lost;
+        let lost = match frames {
+            0 => "all of its chunks are whole".into(),
+            _ => format!(
+                "{} in {} lost",
+                words::counted(chunks, "chunk", "chunks"),
+                words::counted(frames, "frame is", "frames are")
+            ),
+        };
+        let done = match dry_run {
+            true => String::new(),
+            false => format!("; {} stored anew", words::counted(d.saved, "chunk is", "chunks are")),
+        };
+        lines.push(format!("{}: {}; {lost}{done}", pack_name(&d.pack), words::harmless(&d.what)));
+    }
+    lines.extend(lost_lines(&r.losses));
+    if !quiet {
+        let (packs, bytes) = r.read;
+        lines.push(format!(
+            "read {} of {}: {} damaged",
+            words::counted(packs, "pack", "packs"),
+            words::size(bytes),
+            words::counted(r.damaged.len() as u64, "is", "are"),
+        ));
+        if r.stored > 0 {
+            lines.push(format!("stored: {}; a prune deletes the damaged packs", words::size(r.stored)));
+        }
+        if dry_run {
+            lines.push("dry run: nothing was changed".into());
+        }
+    }
+    lines
+}
+
+fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
+    let object = |d: &Emptied| {
+        json!({
+            "message_type": "damaged_pack",
+            "object": pack_name(&d.pack),
+            "what": d.what,
+            "lost_frames": d.lost.0,
+            "lost_chunks": d.lost.1,
+            "stored_chunks": d.saved,
+        })
+    };
+    let mut objects: Vec<Value> = r.damaged.iter().map(object).collect();
+    objects.extend(r.losses.hurt.iter().map(|hurt| Value::from(hurt_object(hurt))));
+    objects.push(json!({
+        "message_type": "summary",
+        "dry_run": dry_run,
+        "read_packs": r.read.0,
+        "read_bytes": r.read.1,
+        "damaged_packs": r.damaged.len(),
+        "stored_bytes": r.stored,
+        "lost_chunks": r.losses.chunks.len(),
+        "hurt_snapshots": r.losses.hurt.len(),
+        "seconds": r.seconds,
+    }));
+    objects
 }
 
 impl Snapshots {

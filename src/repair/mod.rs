@@ -6,10 +6,12 @@
 //! lost here and still there at its source is stored again by the next backup.
 
 mod index;
+mod packs;
 mod snapshots;
 mod walk;
 
-pub use index::{IndexReport, index};
+pub use index::{DamagedStray, IndexReport, index};
+pub use packs::{Emptied, PacksOptions, PacksReport, packs};
 pub use snapshots::{Mended, SnapshotsOptions, SnapshotsReport, snapshots};
 pub use walk::{Counts, LOST_MAX, Remains};
 

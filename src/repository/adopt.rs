@@ -4,12 +4,11 @@
 //! Nothing here relies on what a segment or the cache once said of such a pack: the ids of its chunks are computed from
 //! their bytes.
 
-use super::FEATURES;
-use super::Repository;
 use super::listing::{Listing, note_name, segment_name};
 use super::reader::pack_name;
 use super::survey::is_finding;
-use super::writer::{Frames, Writer};
+use super::sweep::Sweep;
+use super::{FEATURES, Repository};
 use crate::clock;
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
@@ -17,9 +16,9 @@ use crate::format::object::Kind;
 use crate::format::pack::{
     Frame, Header, PREFIX_LEN, PackEntry, RECIPIENTS_MAX, SEALED_KEY_LEN, Space, TRAILER_LEN, decode_trailer,
 };
-use crate::format::segment::{Segment, Signature, Vouched};
 use crate::format::snapshot::{Action, Note};
 use crate::id::{ChunkId, ID_LEN, NoteId, PackId, SegmentId};
+use crate::index::{FrameAt, PackInfo};
 use crate::pack::open_table;
 use crate::seal::Role;
 use std::collections::HashSet;
@@ -35,31 +34,28 @@ const _: () = assert!(LOST_IN_NOTE * ID_LEN + 4096 < Kind::Note.limit() as usize
 /// A pack that no segment names, as it was read.
 #[derive(Debug)]
 pub struct Stray {
-    /// What a segment would say of it. Where frames are bad it is only good for reading the others.
+    /// What a segment would say of it; where frames are bad, without the ids of all chunks.
     entry: PackEntry,
     space: Space,
     /// Frames that cannot be opened, by number.
-    bad: HashSet<usize>,
+    bad: HashSet<u32>,
     /// What is wrong, if anything is: the first reason.
     error: Option<Error>,
 }
 
+/// Why nothing of a pack can be read: its header or its table is damaged, or not for us.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The reason.
+    pub error: Error,
+    /// It is not what its name says: damage for sure.
+    pub is_damaged: bool,
+}
+
 impl Stray {
-    /// Which pack.
-    pub fn pack(&self) -> PackId {
-        self.entry.pack
-    }
-    /// Its length in bytes.
-    pub fn size(&self) -> u64 {
-        self.entry.size
-    }
     /// What is wrong with it.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
-    }
-    /// Frames in it that are lost.
-    pub fn bad_frames(&self) -> usize {
-        self.bad.len()
     }
     /// What a segment can say of it, where every byte of it is proven.
     pub fn whole(&self) -> Option<&PackEntry> {
@@ -69,6 +65,29 @@ impl Stray {
     pub fn chunks(&self) -> u64 {
         self.entry.ids.len() as u64
     }
+    /// The frames that are whole.
+    pub fn frames(&self) -> impl Iterator<Item = u32> {
+        (0..self.entry.frames.len() as u32).filter(|n| !self.bad.contains(n))
+    }
+    /// Frames that are lost.
+    pub fn bad_frames(&self) -> u64 {
+        self.bad.len() as u64
+    }
+    /// How to read it.
+    pub fn info(&self) -> PackInfo {
+        let e = &self.entry;
+        let (mut frames, mut chunks) = (Vec::with_capacity(e.frames.len()), Vec::new());
+        // Below 1 GiB, as the pack is.
+        let mut offset = e.header.len() as u32;
+        for f in &e.frames {
+            let (sealed_len, raw_len) = (f.sealed_len, f.raw_len() as u32);
+            frames.push(FrameAt { offset, sealed_len, raw_len, first: chunks.len() as u32 });
+            chunks.extend_from_slice(&f.chunks);
+            offset += sealed_len;
+        }
+        let (id, size, header, space) = (e.pack, e.size, e.header.clone(), self.space);
+        PackInfo { id, size, header, space, frames, chunks }
+    }
 }
 
 impl Repository {
@@ -77,10 +96,7 @@ impl Repository {
     /// # Errors
     /// `Denied` if it is no full key; `Newer` where the repository asks of who deletes what this program does not know.
     pub fn may_repair(&self) -> Result<()> {
-        if self.keys.author(self.keys.certificate())?.role != Role::Full {
-            return Err(Error::new(Fault::Denied, "repairing a repository")
-                .hint("only a full key can vouch for what it finds, and delete what is damaged"));
-        }
+        self.only_full("repairing a repository")?;
         let [_, _, to_delete] = &self.config.features;
         match to_delete.iter().find(|f| !FEATURES[2].contains(&f.as_slice())) {
             None => Ok(()),
@@ -91,16 +107,24 @@ impl Repository {
         }
     }
 
-    /// Reads a pack that no segment names, and computes the ids of its chunks. `Err` in the result: nothing of it can be
-    /// read, since its header or its table is damaged.
+    /// Reads a pack that no segment names, and computes the ids of its chunks.
     ///
     /// # Errors
     /// What the store says where it is not about this pack; `Missing` where it has gone; `Stopped`; `Denied` with a key
     /// that cannot read.
-    pub fn read_stray(&self, id: &PackId, size: u64, stop: &Stop) -> Result<Result<Stray>> {
+    pub fn read_stray(
+        &self,
+        id: &PackId,
+        size: u64,
+        stop: &Stop,
+    ) -> Result<std::result::Result<Stray, Unreadable>> {
         let (header, frames) = match self.layout(id, size) {
             Ok(layout) => layout,
-            Err(e) if is_finding(&e) => return Ok(Err(e)),
+            Err(error) if is_finding(&error) => {
+                let flaw = self.each_frame(id, size, &[], &[], stop, &mut |_, _, _| Ok(()))?;
+                let is_damaged = flaw.is_some_and(|e| e.fault() == Fault::Damaged);
+                return Ok(Err(Unreadable { error, is_damaged }));
+            }
             Err(e) => return Err(e),
         };
         let space = Header::decode(&header)?.0.space;
@@ -109,7 +133,7 @@ impl Repository {
             match raw.and_then(|raw| self.chunk_ids(space, &raw, &frame.chunks)) {
                 Ok(chunks) => ids.extend(chunks.into_iter().map(|(id, _)| id)),
                 Err(e) => {
-                    bad.insert(number);
+                    bad.insert(number as u32);
                     error.get_or_insert(e);
                 }
             }
@@ -146,53 +170,13 @@ impl Repository {
     /// all. Durable when this returns.
     ///
     /// # Errors
-    /// As [`Repository::may_repair`]; what the store says.
-    pub fn adopt(&self, entries: &[PackEntry]) -> Result<SegmentId> {
-        self.may_repair()?;
-        let vouched = |e: &PackEntry| {
-            let body = e.encode();
-            let signature = self.keys.sign(Kind::Pack.context(), &body);
-            Vouched { body, signatures: vec![Signature { author: 0, signature }] }
-        };
-        let segment = Segment {
-            created: clock::now().seconds,
-            certificates: vec![self.keys.certificate().to_vec()],
-            entries: entries.iter().map(vouched).collect(),
-            ..Segment::default()
-        };
-        let object = self.keys.seal_object(Kind::Segment, segment.encode())?;
-        let id = SegmentId::of_object(&object);
-        self.store.put(&segment_name(&id), &object).doing(|| "publishing an index segment")?;
-        self.index()?.apply(vec![self.applied(id, &segment)?], &[], Vec::new())?;
-        let packs = entries.len();
-        self.observer.event(Event::Detail(&format!("adopted {packs} packs by segment {}", id.short())));
-        Ok(id)
-    }
-
-    /// Gives what is whole of a damaged pack to a writer, which stores what is not known elsewhere. The number of chunks that
-    /// are stored anew.
-    ///
-    /// # Errors
-    /// As reading and writing.
-    pub fn salvage(&self, stray: &Stray, writer: &mut Writer, stop: &Stop) -> Result<u64> {
-        let Stray { entry, space, bad, .. } = stray;
-        let frames = if *space == Space::Trees { Frames::Trees } else { Frames::Small };
-        let mut stored = 0;
-        let mut each = |number: usize, frame: &Frame, raw: Result<Vec<u8>>| -> Result<()> {
-            // Damaged since it was read: told as what it was then.
-            let Some(raw) = raw.ok().filter(|_| !bad.contains(&number)) else { return Ok(()) };
-            let mut rest = raw.as_slice();
-            for len in &frame.chunks {
-                let (chunk, more) = rest
-                    .split_at_checked(*len as usize)
-                    .ok_or_else(|| Error::bug("a frame is shorter than it was"))?;
-                rest = more;
-                stored += u64::from(writer.put_in(frames, chunk)?.1);
-            }
-            Ok(())
-        };
-        self.each_frame(&entry.pack, entry.size, &entry.header, &entry.frames, stop, &mut each)?;
-        Ok(stored)
+    /// What the store says.
+    pub fn adopt(&self, sweep: &Sweep, entries: &[PackEntry]) -> Result<()> {
+        let published = self.publish(sweep.id(), entries, &[])?;
+        self.index()?.apply(vec![published.applied], &[], Vec::new())?;
+        let (packs, segment) = (entries.len(), published.id.short());
+        self.observer.event(Event::Detail(&format!("index segment {segment} names {packs} packs again")));
+        Ok(())
     }
 
     /// Deletes a segment that is damaged. One that is whole by now, or gone, is left alone. The caller has seen to it that

@@ -2,13 +2,18 @@
 
 use super::Repository;
 use super::reader::pack_name;
-use super::survey::is_finding;
-use crate::event::{Event, Stop};
-use crate::fault::{Error, Fault, Result};
+use super::survey::{Survey, is_finding};
+use crate::event::{Event, Outcome, Stop};
+use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::pack::{Frame, Header, PackEntry};
 use crate::id::{ChunkId, PackId, SegmentId};
 use crate::pack::open_frame;
 use crate::seal::Decompressor;
+use crossbeam_channel::{Receiver, bounded};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::path::Path;
+use std::thread;
 
 /// Bytes that are asked of the store at a time: few requests, and memory is this and a frame for each thread.
 const RANGE: u64 = 8 << 20;
@@ -37,6 +42,66 @@ impl Repository {
             Ok(applied) => Ok(applied.packs.into_iter().map(|p| p.entry).collect()),
             Err(e) if e.fault() == Fault::Missing => Ok(Vec::new()),
             Err(e) => Err(e.while_(format!("reading index segment {}", segment.short()))),
+        }
+    }
+
+    /// Reads packs on all cores, in the order in which segments name them: those of `wanted` that are named by one. `each` is
+    /// called by many threads, with what was found.
+    ///
+    /// # Errors
+    /// As [`Repository::examine`]; `each` has got what was read until then.
+    pub fn examine_all(
+        &self,
+        survey: &Survey,
+        mut wanted: HashSet<PackId>,
+        stop: &Stop,
+        each: &(dyn Fn(PackEntry, Examined) + Sync),
+    ) -> Result<()> {
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        // One waits for each: entries of big packs take some 100 KiB of memory.
+        let (send, queue) = bounded::<PackEntry>(cores);
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        thread::scope(|scope| -> Result<()> {
+            for _ in 0..cores {
+                let (queue, failed): (Receiver<PackEntry>, _) = (queue.clone(), &failed);
+                let work = move || {
+                    for entry in queue {
+                        let name = pack_name(&entry.pack);
+                        self.observer.event(Event::Started(Path::new(&name)));
+                        match self.examine(&entry, stop) {
+                            Ok(examined) => each(entry, examined),
+                            Err(e) => {
+                                failed.lock().get_or_insert(e);
+                                return;
+                            }
+                        }
+                        let (path, outcome) = (Path::new(&name), Outcome::Verified);
+                        self.observer.event(Event::Finished { path, outcome, file: true });
+                    }
+                };
+                let thread = thread::Builder::new().name("examine".into()).spawn_scoped(scope, work);
+                thread.doing(|| "starting a thread")?;
+            }
+            drop(queue);
+            for segment in &survey.segments {
+                if wanted.is_empty() {
+                    break;
+                }
+                stop.check()?;
+                for entry in self.entries(segment)? {
+                    // A merge may leave a pack named twice; to read it once is enough.
+                    let is_over = wanted.remove(&entry.pack) && send.send(entry).is_err();
+                    if is_over || failed.lock().is_some() {
+                        return Ok(());
+                    }
+                }
+            }
+            drop(send);
+            Ok(())
+        })?;
+        match failed.into_inner() {
+            Some(e) => Err(e),
+            None => Ok(()),
         }
     }
 

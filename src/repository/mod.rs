@@ -22,7 +22,7 @@ mod tests;
 mod vanished;
 mod writer;
 
-pub use adopt::{ADOPTED_AT_ONCE, Stray};
+pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
 pub use keyring::{Author, Credential};
 pub use leases::Session;

@@ -68,6 +68,7 @@ pub struct Writer {
     lease: Option<Held>,
     stages: Stages,
     live: Vec<Arc<Snapshot>>,
+    lost: HashSet<ChunkId>,
     began: Time,
     stop: Stop,
     current: Frames,
@@ -93,6 +94,7 @@ impl Writer {
             session,
             lease,
             live: listing.live(),
+            lost: still_lost(repository, &listing)?,
             began,
             stop: options.stop,
             current: Frames::Small,
@@ -102,6 +104,12 @@ impl Writer {
     /// The snapshots that were there when the lease was; the parent comes from these (B2).
     pub fn live(&self) -> &[Arc<Snapshot>] {
         &self.live
+    }
+
+    /// Chunks that snapshots need and that the repository has lost, as a repair has noted. What a parent's trees name of
+    /// these must be stored again.
+    pub fn lost(&self) -> &HashSet<ChunkId> {
+        &self.lost
     }
 
     /// Which frames the data chunks that follow go to.
@@ -209,6 +217,18 @@ impl Sink for Writer {
         let frames = if space == Space::Trees { Frames::Trees } else { self.current };
         Ok(self.put_in(frames, bytes)?.0)
     }
+}
+
+/// What repairs could not save, and nobody has stored since.
+fn still_lost(repository: &Repository, listing: &Listing) -> Result<HashSet<ChunkId>> {
+    let lost = listing.lost();
+    let mut still = HashSet::new();
+    for id in lost {
+        if repository.index()?.known(&id)?.is_none() {
+            still.insert(id);
+        }
+    }
+    Ok(still)
 }
 
 fn again(lease: Held, e: Error) -> Result<Commit> {

@@ -230,3 +230,189 @@ fn a_page_of_a_folder_that_is_lost_costs_that_folder_alone() {
     fs::remove_file(source.join("same/small")).unwrap();
     scene.shell(&format!("diff -r source {}", target.display())).ok();
 }
+
+/// The id of a pack in its name.
+fn id(pack: &Path) -> String {
+    pack.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// What is lost is told by a check, stored again by the next backup, as the source has not changed, and gone for good from
+/// what a check finds.
+#[track_caller]
+fn heals(scene: &Scene) {
+    let found = findings(scene);
+    assert!(found.iter().all(|f| f["advice"].as_str().unwrap().starts_with("back up again")), "{found:?}");
+    assert!(!found.is_empty());
+    let report = scene.backup(&[]);
+    assert!(report["stored_again"].as_u64().unwrap() > 0, "{report}");
+    clean(scene);
+    whole(scene);
+    let report = scene.backup(&[]);
+    assert_eq!(report["stored_again"], 0, "{report}");
+    assert_eq!(report["totals"]["read_files"], 0, "{report}");
+}
+
+#[test]
+fn of_a_damaged_pack_all_but_the_damaged_frame_is_saved_and_a_backup_heals_the_rest() {
+    for is_named in [true, false] {
+        let scene = scene("flip");
+        let pack = largest_pack(&scene);
+        flip(&scene.repository().join(&pack), size(&scene, &pack) as usize / 2);
+        let found = findings(&scene);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let command = format!("pastfs repair packs {}", id(&pack));
+        assert!(found[0]["advice"].as_str().unwrap().contains(&command), "{found:?}");
+        let pack_id = id(&pack);
+        let which = if is_named { pack_id.as_str() } else { "--read-data" };
+        let before = scene.objects();
+        scene.run(["repair", "packs", which, "--dry-run"]).code(4);
+        assert_eq!(before, scene.objects(), "a dry run wrote");
+        let ran = scene.run(["repair", "packs", which, "--json"]).code(4);
+        let damaged = lines(&ran, "damaged_pack");
+        assert_eq!(damaged.len(), 1);
+        assert_eq!(damaged[0]["lost_frames"], 1, "{damaged:?}");
+        let (lost, saved) = (&damaged[0]["lost_chunks"], &damaged[0]["stored_chunks"]);
+        assert!(saved.as_u64().unwrap() > 5 * lost.as_u64().unwrap(), "{damaged:?}");
+        assert_eq!(ran.json()["lost_chunks"], *lost);
+        assert!(scene.repository().join(&pack).exists(), "it is deleted by a prune alone");
+        // Again: it is retired, and nothing else is damaged.
+        let ran = scene.run(["repair", "packs", "--read-data", "--json"]).ok();
+        assert!(lines(&ran, "damaged_pack").is_empty());
+        heals(&scene);
+        fs::remove_file(scene.repository().join(&pack)).unwrap();
+        clean(&scene);
+        whole(&scene);
+    }
+}
+
+#[test]
+fn damage_that_hits_no_frame_costs_nothing() {
+    let scene = scene("padding");
+    let pack = largest_pack(&scene);
+    flip(&scene.repository().join(&pack), size(&scene, &pack) as usize - 40);
+    assert_eq!(findings(&scene).len(), 1);
+    let summary = scene.run(["repair", "packs", "--read-data", "--json"]).ok().json();
+    assert_eq!(summary["lost_chunks"], 0);
+    fs::remove_file(scene.repository().join(&pack)).unwrap();
+    clean(&scene);
+    whole(&scene);
+}
+
+#[test]
+fn of_packs_that_are_cut_short_the_rest_is_saved() {
+    let scene = scene("cut");
+    scene.shell("cp -a repository sound && cp -a cache warm").ok();
+    let packs = of_kind(&scene, "packs");
+    assert_eq!(packs.len(), 4, "data and trees, twice");
+    for pack in &packs {
+        scene.shell("rm -rf repository cache && cp -a sound repository && cp -a warm cache").ok();
+        let path = scene.repository().join(pack);
+        let bytes = fs::read(&path).unwrap();
+        write(&path, &bytes[..bytes.len() / 2]);
+        // Without a word of which: its size tells.
+        let ran = scene.run(["repair", "packs", "--json"]).orderly();
+        let damaged = lines(&ran, "damaged_pack");
+        assert_eq!(damaged.len(), 1, "{}", ran.text());
+        let is_hurt = damaged[0]["lost_frames"].as_u64().unwrap() > 0;
+        assert_eq!(ran.code, Some(if is_hurt { 4 } else { 0 }), "{}", ran.text());
+        if is_hurt {
+            heals(&scene);
+        } else {
+            clean(&scene);
+            whole(&scene);
+        }
+    }
+}
+
+#[test]
+fn packs_that_are_gone_are_taken_out_of_the_index_and_a_backup_heals_what_they_held() {
+    let scene = scene("gone");
+    scene.shell("cp -a repository sound && cp -a cache warm").ok();
+    for pack in of_kind(&scene, "packs") {
+        scene.shell("rm -rf repository cache && cp -a sound repository && cp -a warm cache").ok();
+        fs::remove_file(scene.repository().join(&pack)).unwrap();
+        let found = findings(&scene);
+        assert!(
+            found.iter().any(|f| f["advice"].as_str().unwrap().contains("`pastfs repair index`")),
+            "{found:?}"
+        );
+        let before = scene.objects();
+        let ran = scene.run(["repair", "index", "--dry-run", "--json"]).orderly();
+        assert_eq!(ran.json()["absent_packs"].as_array().unwrap().len(), 1);
+        assert_eq!(before, scene.objects(), "a dry run wrote");
+        let ran = scene.run(["repair", "index", "--json"]).code(4);
+        assert_eq!(ran.json()["absent_packs"][0], id(&pack), "{}", ran.text());
+        heals(&scene);
+    }
+}
+
+#[test]
+fn a_place_that_shows_no_pack_at_all_is_not_repaired() {
+    let scene = scene("unmounted");
+    let packs = scene.repository().join("packs");
+    fs::rename(&packs, scene.path("elsewhere")).unwrap();
+    let before = scene.objects();
+    scene.run(["repair", "index"]).code(4).says("is all of the storage there?");
+    fs::rename(scene.path("elsewhere"), &packs).unwrap();
+    assert_eq!(of_kind(&scene, "index").len(), before.iter().filter(|o| o.starts_with("index")).count());
+    clean(&scene);
+}
+
+#[test]
+fn of_packs_that_no_segment_names_and_that_are_damaged_the_rest_is_saved() {
+    let scene = scene("both");
+    let pack = largest_pack(&scene);
+    flip(&scene.repository().join(&pack), size(&scene, &pack) as usize / 2);
+    fs::remove_dir_all(scene.repository().join("index")).unwrap();
+    scene.run(["repair", "snapshots"]).code(2).says("pastfs repair index");
+    let ran = scene.run(["repair", "index", "--json"]).code(4);
+    let damaged = lines(&ran, "damaged_pack");
+    assert_eq!(damaged.len(), 1);
+    assert_eq!(damaged[0]["lost_frames"], 1);
+    assert_eq!(damaged[0]["stored_chunks"], damaged[0]["whole_chunks"]);
+    heals(&scene);
+    let summary = scene.run(["repair", "index", "--json"]).ok().json();
+    assert_eq!(summary["damaged_packs"], 0, "it is retired, and not read again");
+}
+
+#[test]
+fn what_was_retired_stays_so_when_the_index_is_rebuilt() {
+    let scene = scene("retired");
+    let pack = largest_pack(&scene);
+    // The padding: all of its chunks are whole.
+    flip(&scene.repository().join(&pack), size(&scene, &pack) as usize - 40);
+    scene.run(["repair", "packs", &id(&pack)]).ok();
+    // With it the cache is written.
+    fs::write(scene.source().join("more"), Draw(9).bytes(100_000)).unwrap();
+    scene.backup(&[]);
+    fs::remove_dir_all(scene.repository().join("index")).unwrap();
+    let packs = of_kind(&scene, "packs").len();
+    let summary = scene.run(["repair", "index", "--json"]).ok().json();
+    assert_eq!(summary["adopted_packs"], packs - 1, "{summary}");
+    assert_eq!(summary["retired_again"], 1, "{summary}");
+    clean(&scene);
+    whole(&scene);
+}
+
+#[test]
+fn a_repair_that_is_killed_is_finished_by_the_next() {
+    let scene = scene("killed");
+    let pack = largest_pack(&scene);
+    flip(&scene.repository().join(&pack), size(&scene, &pack) as usize / 2);
+    scene.shell("cp -a repository hurt && cp -a cache warm").ok();
+    for command in [["repair", "packs", "--read-data"], ["repair", "index", "-q"]] {
+        for wait in 0..25 {
+            scene.shell("rm -rf repository cache && cp -a hurt repository && cp -a warm cache").ok();
+            if command[1] == "index" {
+                fs::remove_dir_all(scene.repository().join("index")).unwrap();
+            }
+            let running = scene.start(scene.command(command));
+            std::thread::sleep(std::time::Duration::from_millis(4 * wait));
+            running.signal(libc::SIGKILL);
+            running.wait();
+            let ran = scene.run(command).orderly();
+            assert!(matches!(ran.code, Some(0 | 4)), "{}", ran.err);
+            heals(&scene);
+        }
+    }
+}
