@@ -32,6 +32,7 @@ pub mod backup;
 pub mod check;
 pub mod mount;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod retention;
 

@@ -62,7 +62,8 @@ pub fn files(
     match root {
         Ok(old) => merge.olds[0].entries = old.into_iter().collect::<Vec<_>>().into_iter(),
         Err(e) => {
-            observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())))
+            merge.report.stored_again += u64::from(!merge.writer.lost().is_empty());
+            observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())));
         }
     }
     for event in walk.by_ref() {
@@ -107,7 +108,8 @@ impl Old {
 
 /// What is to be done, in the order of the walk.
 enum Step {
-    Enter(Box<Coming>, usize),
+    /// With the number of entries of the parent's folder, if it could be read.
+    Enter(Box<Coming>, Option<usize>),
     Leaf(Box<Coming>),
     Leave,
     Failed(PathBuf, Error),
@@ -121,6 +123,8 @@ struct Coming {
     loaded: Option<Receiver<Result<Loaded>>>,
     /// Content that is known to be stored.
     content: Option<Content>,
+    /// It is unchanged, but the repository has lost something of it.
+    is_lost: bool,
 }
 
 /// A folder in the making.
@@ -130,8 +134,8 @@ struct Folder {
     entries: Vec<Entry>,
     /// An entry differs from the parent's.
     differs: bool,
-    /// How many entries the parent's folder has.
-    old_len: usize,
+    /// How many entries the parent's folder has, if it could be read.
+    old_len: Option<usize>,
 }
 
 struct Merge<'a> {
@@ -164,6 +168,7 @@ impl Merge<'_> {
                     Some(Node::Folder(id)) => tree::entries(&*self.reader, id),
                     _ => Ok(Vec::new()),
                 };
+                let count = children.as_ref().map_or(None, |c| Some(c.len()));
                 let children = children.unwrap_or_else(|e| {
                     let path = coming.item.path();
                     self.observer.event(Told::Warning(&format!(
@@ -173,7 +178,6 @@ impl Merge<'_> {
                     )));
                     Vec::new()
                 });
-                let count = children.len();
                 self.olds.push(Old { entries: children.into_iter(), next: None });
                 Step::Enter(coming, count)
             }
@@ -186,13 +190,16 @@ impl Merge<'_> {
     fn coming(&mut self, item: Item) -> Box<Coming> {
         let name = if item.name.is_empty() { ROOT_NAME } else { &item.name };
         let old = self.olds.last_mut().and_then(|o| o.find(name)).filter(|o| same_kind(&o.node, item.kind));
-        if old.as_ref().is_some_and(|o| self.is_unchanged(o, &item)) {
-            return Box::new(Coming { item, old, loaded: None, content: None });
+        let is_unchanged = old.as_ref().is_some_and(|o| self.is_unchanged(o, &item));
+        let is_lost = old.as_ref().is_some_and(|o| self.is_lost(o));
+        if is_unchanged && !is_lost {
+            return Box::new(Coming { item, old, loaded: None, content: None, is_lost: false });
         }
         let content = match &old {
             // The content is the same by size and mtime; the attributes may not be.
             Some(Entry { node: Node::File(content), stat, .. })
                 if self.options.ignore_ctime
+                    && !is_lost
                     && !stat.fresh
                     && stat.size == item.stat.size
                     && stat.mtime == item.stat.mtime =>
@@ -205,7 +212,7 @@ impl Merge<'_> {
         let big = item.kind == Kind::File && what == What::All && item.stat.size > SMALL_MAX;
         // Big files are opened when their turn comes: at most one at a time.
         let loaded = if big { None } else { Some(self.ahead.load(item.clone(), what)) };
-        Box::new(Coming { item, old, loaded, content })
+        Box::new(Coming { item, old, loaded, content, is_lost: is_lost && is_unchanged })
     }
 
     /// Whether the old entry says it all. A fresh one may have changed unseen.
@@ -213,6 +220,32 @@ impl Merge<'_> {
         let (a, b) = (&old.stat, &item.stat);
         let known = !matches!(old.node, Node::Unknown(_)) && old.unknown.0.is_empty();
         known && !a.fresh && same_size(old, b.size) && a.mtime == b.mtime && a.ctime == b.ctime
+    }
+
+    /// Whether the repository has lost something that the entry names, but for what lies in a folder.
+    fn is_lost(&self, old: &Entry) -> bool {
+        if self.writer.lost().is_empty() {
+            return false;
+        }
+        let content = match &old.node {
+            Node::File(content) => Some(content),
+            _ => None,
+        };
+        old.xattrs.iter().map(|x| &x.value).chain(content).any(|c| self.is_content_lost(c))
+    }
+
+    fn is_content_lost(&self, content: &Content) -> bool {
+        let Content::Extents(extents) = content else { return false };
+        let lost = self.writer.lost();
+        extents.iter().any(|e| match e.at {
+            At::Hole => false,
+            At::Chunk(id) => lost.contains(&id),
+            At::List(id, _) => {
+                let page = self.reader.chunk(Space::Trees, &id).and_then(|p| ExtentPage::decode(&p));
+                lost.contains(&id)
+                    || page.map_or(true, |p| self.is_content_lost(&Content::Extents(p.extents)))
+            }
+        })
     }
 
     /// Content that a backup stored which was not finished.
@@ -260,6 +293,9 @@ impl Merge<'_> {
         match self.queue.pop_front() {
             Some(Step::Enter(coming, old_len)) => {
                 self.report.totals.folders += 1;
+                if old_len.is_none() && !self.writer.lost().is_empty() {
+                    self.report.stored_again += 1;
+                }
                 self.folders.push(Folder { coming: Some(coming), old_len, ..Folder::default() });
             }
             Some(Step::Leaf(coming)) => {
@@ -313,9 +349,10 @@ impl Merge<'_> {
 
     /// The entry of what is no folder; `None` when it could not be read.
     fn leaf(&mut self, coming: Coming, path: &Path) -> Result<Option<(Entry, Outcome)>> {
-        let Coming { item, old, loaded, content } = coming;
+        let Coming { item, old, loaded, content, is_lost } = coming;
         let big = item.kind == Kind::File && item.stat.size > SMALL_MAX;
         if let (Some(old), None) = (&old, &loaded)
+            && !is_lost
             && self.is_unchanged(old, &item)
         {
             let old = old.clone();
@@ -339,11 +376,15 @@ impl Merge<'_> {
         };
         let outcome = match (&old, &content) {
             (None, _) => Outcome::New,
+            _ if is_lost => Outcome::Unchanged,
             (Some(_), Some(_)) if self.options.ignore_ctime => Outcome::Unchanged,
             _ => Outcome::Changed,
         };
         match self.entry(&item, loaded, content, path) {
-            Ok(entry) => Ok(Some((entry, outcome))),
+            Ok(entry) => {
+                self.report.stored_again += u64::from(is_lost);
+                Ok(Some((entry, outcome)))
+            }
             Err(Trouble::Source(e)) => {
                 self.report.unread(path, &e.chain(), false, self.observer);
                 Ok(None)
@@ -446,7 +487,7 @@ impl Merge<'_> {
         let path = item.path();
         let id = match &old {
             // Equal entries are an equal tree: nothing to encode, hash or look up.
-            Some(Entry { node: Node::Folder(id), .. }) if !differs && entries.len() == old_len => *id,
+            Some(Entry { node: Node::Folder(id), .. }) if !differs && old_len == Some(entries.len()) => *id,
             _ => self.folder(&entries, &path)?,
         };
         let name = if item.name.is_empty() { ROOT_NAME.to_vec() } else { item.name.clone() };

@@ -75,6 +75,8 @@ pub struct Report {
     pub totals: Totals,
     /// Entries that are new, changed, unchanged.
     pub changes: (u64, u64, u64),
+    /// Files and folders that are unchanged and were read all the same, since the repository had lost something of them.
+    pub stored_again: u64,
     /// The first files that could not be read, or changed meanwhile.
     pub unread: Vec<Unread>,
     /// How many there were.

@@ -44,21 +44,42 @@ pub enum Cause {
     Length,
     /// No segment that can be read names it.
     Unnamed,
+    /// The packs that it lay in are retired, and it is not there any more.
+    Lost,
 }
 
 const REPLICA: &str =
     "copy the object back from another copy of the repository, if there is one; all else can still be used";
-const AGAIN: &str = "copy the object back from another copy of the repository, or back up again the folders that are hit: what the \
-                     source still has is stored again";
-const LIST: &str = "copy the index segment that is missing or damaged back from another copy of the repository; where there is \
-                    none, move a damaged one out of index/, and back up again the folders that are hit: what the source \
-                    still has is stored again";
+const MISSING: &str = "copy the pack back from another copy of the repository, if there is one; else `pastfs repair index` takes \
+                       it out of the index, and the next backup stores again what the source still has";
+const LIST: &str = "run `pastfs repair index`: it names again all packs that are there; what is not, the next backup after it \
+                    stores again if the source still has it";
+const LOST: &str = "back up again the folders that are hit: what the source still has is stored again; `pastfs repair \
+                    snapshots` leaves out what stays lost";
+
+/// What to do about an object, by the folder that it lies in.
+fn advice_for(object: &str) -> &'static str {
+    match object.split_once('/') {
+        Some(("index", _)) => LIST,
+        _ => REPLICA,
+    }
+}
+
+/// What to do about a pack that is there and damaged.
+fn save(pack: &PackId) -> String {
+    format!(
+        "copy the pack back from another copy of the repository, if there is one; else `pastfs repair packs {pack}` saves what \
+         is whole of it, and the next backup stores again what the source still has"
+    )
+}
 
 /// Findings by their causes.
 #[derive(Debug, Default)]
 pub struct Findings {
     found: BTreeMap<Cause, Finding>,
     others: Vec<Finding>,
+    /// There are packs that no segment names, or segments that cannot be read: what is not named may be there.
+    pub is_index_torn: bool,
     /// The last hit of each cause: a file with many lost chunks counts once.
     last: BTreeMap<Cause, (SnapshotId, Vec<u8>)>,
 }
@@ -66,18 +87,23 @@ pub struct Findings {
 impl Findings {
     /// An object that names no chunk.
     pub fn object(&mut self, name: &str, e: &Error) {
-        let advice = e.advice().unwrap_or(REPLICA).to_owned();
+        let advice = e.advice().unwrap_or(advice_for(name)).to_owned();
         self.others.push(Finding { object: name.into(), what: e.chain(), advice, ..Finding::default() });
     }
 
-    /// A pack of so many chunks that is not there, or not with its size.
-    pub fn absent(&mut self, pack: PackId, what: String, chunks: u64) {
-        self.pack(pack, || what, AGAIN).lost = chunks;
+    /// A pack of so many chunks that is not there.
+    pub fn missing(&mut self, pack: PackId, chunks: u64) {
+        self.pack(pack, || "it is missing".into(), MISSING).lost = chunks;
+    }
+
+    /// A pack of so many chunks that is not there with its size.
+    pub fn cut(&mut self, pack: PackId, what: String, chunks: u64) {
+        self.pack(pack, || what, &save(&pack)).lost = chunks;
     }
 
     /// A pack that does not hold what it must; the first reason counts.
     pub fn damaged(&mut self, pack: PackId, e: Error) {
-        self.pack(pack, || e.chain(), REPLICA);
+        self.pack(pack, || e.chain(), &save(&pack));
     }
 
     fn pack(&mut self, pack: PackId, what: impl FnOnce() -> String, advice: &str) -> &mut Finding {
@@ -98,15 +124,22 @@ impl Findings {
 
     /// A file that needs a chunk which is lost.
     pub fn hit(&mut self, cause: Cause, chunk: &ChunkId, snapshot: SnapshotId, path: &[u8]) {
+        let is_index_torn = self.is_index_torn;
         let f = self.found.entry(cause).or_insert_with(|| Finding {
-            object: if matches!(cause, Cause::Pack(_)) { "packs/".into() } else { "index/".into() },
+            object: if matches!(cause, Cause::Pack(_) | Cause::Lost) { "packs/" } else { "index/" }.into(),
             what: match cause {
                 Cause::Pack(_) => "a pack cannot be used",
+                Cause::Lost => "chunks that snapshots need are lost: the packs that held them are damaged or missing, and retired",
                 Cause::Length => "chunks are named with another length than their files say",
                 Cause::Unnamed => "chunks that snapshots need are named by no index segment that can be read",
             }
             .into(),
-            advice: if cause == Cause::Unnamed { LIST } else { REPLICA }.into(),
+            advice: match cause {
+                Cause::Unnamed if is_index_torn => LIST,
+                Cause::Unnamed | Cause::Lost => LOST,
+                Cause::Pack(_) | Cause::Length => REPLICA,
+            }
+            .into(),
             ..Finding::default()
         });
         // Counted exactly while there are few; of a pack that was read all are known.

@@ -16,14 +16,12 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Result};
 use crate::format::pack::PackEntry;
 use crate::id::PackId;
-use crate::repository::{Examined, Found, Repository, Survey};
-use crossbeam_channel::{Receiver, bounded};
+use crate::repository::{Found, Repository, Survey};
 use finding::Findings;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use subset::Rotation;
 use walk::{Shelf, Walk};
 
@@ -93,7 +91,9 @@ fn round(
     let mut findings = Findings::default();
     for flaw in &survey.flaws {
         findings.object(&flaw.object, &flaw.error);
+        findings.is_index_torn |= flaw.object.starts_with("index/");
     }
+    findings.is_index_torn |= !survey.unused.is_empty();
     let mut shelves = HashMap::new();
     let mut named = Vec::new();
     let mut report = Report {
@@ -103,7 +103,7 @@ fn round(
     };
     for (id, promise) in &survey.packs {
         let is_whole = promise.found == Found::Whole;
-        shelves.insert(*id, Shelf { is_whole, bad: Vec::new() });
+        shelves.insert(*id, Shelf { is_whole, is_retired: promise.retired, bad: Vec::new() });
         if promise.retired {
             continue;
         }
@@ -111,10 +111,10 @@ fn round(
         report.bytes += promise.size;
         match promise.found {
             Found::Whole => named.push((*id, promise.size)),
-            Found::Missing => findings.absent(*id, "it is missing".into(), chunks_of(repository, id)?),
+            Found::Missing => findings.missing(*id, chunks_of(repository, id)?),
             Found::Sized(size) => {
                 let what = format!("it has {size} bytes where {} are promised", promise.size);
-                findings.absent(*id, what, chunks_of(repository, id)?);
+                findings.cut(*id, what, chunks_of(repository, id)?);
             }
         }
     }
@@ -127,7 +127,8 @@ fn round(
             plan(observer, &survey, chosen.len() as u64, bytes);
             let done = Mutex::new(Vec::new());
             let wanted: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
-            let read = read_packs(repository, &survey, wanted, observer, stop, &done);
+            let each = |entry: PackEntry, examined| done.lock().push((entry.pack, examined));
+            let read = repository.examine_all(&survey, wanted, stop, &each);
             let mut whole = Vec::new();
             for (entry, examined) in done.into_inner() {
                 whole.push((entry, examined.error.is_none()));
@@ -177,61 +178,4 @@ fn plan(observer: &Arc<dyn Observer>, survey: &Survey, packs: u64, bytes: u64) {
 fn verified(observer: &Arc<dyn Observer>, name: &str) {
     let (path, outcome) = (Path::new(name), Outcome::Verified);
     observer.event(Event::Finished { path, outcome, file: true });
-}
-
-/// Reads the wanted packs on all cores, in the order in which segments name them.
-fn read_packs(
-    repository: &Arc<Repository>,
-    survey: &Survey,
-    mut wanted: HashSet<PackId>,
-    observer: &Arc<dyn Observer>,
-    stop: &Stop,
-    done: &Mutex<Vec<(PackId, Examined)>>,
-) -> Result<()> {
-    let cores = thread::available_parallelism().map_or(2, usize::from);
-    // One waits for each: entries of big packs take some 100 KiB of memory.
-    let (send, queue) = bounded::<PackEntry>(cores);
-    let failed: Mutex<Option<Error>> = Mutex::new(None);
-    thread::scope(|scope| -> Result<()> {
-        for _ in 0..cores {
-            let (queue, failed): (Receiver<PackEntry>, _) = (queue.clone(), &failed);
-            let work = move || {
-                for entry in queue {
-                    let hex = entry.pack.hex();
-                    let name = format!("packs/{}/{hex}", &hex[..2]);
-                    observer.event(Event::Started(Path::new(&name)));
-                    match repository.examine(&entry, stop) {
-                        Ok(examined) => done.lock().push((entry.pack, examined)),
-                        Err(e) => {
-                            failed.lock().get_or_insert(e);
-                            return;
-                        }
-                    }
-                    verified(observer, &name);
-                }
-            };
-            let name = "check".to_owned();
-            thread::Builder::new().name(name).spawn_scoped(scope, work).doing(|| "starting a thread")?;
-        }
-        drop(queue);
-        for segment in &survey.segments {
-            if wanted.is_empty() {
-                break;
-            }
-            stop.check()?;
-            for entry in repository.entries(segment)? {
-                // A merge may leave a pack named twice; to read it once is enough.
-                let is_over = wanted.remove(&entry.pack) && send.send(entry).is_err();
-                if is_over || failed.lock().is_some() {
-                    return Ok(());
-                }
-            }
-        }
-        drop(send);
-        Ok(())
-    })?;
-    match failed.into_inner() {
-        Some(e) => Err(e),
-        None => Ok(()),
-    }
 }

@@ -16,6 +16,8 @@ use std::collections::{HashMap, HashSet};
 pub struct Shelf {
     /// It is there with its size.
     pub is_whole: bool,
+    /// It is, or was, about to be deleted: what is needed of it must be read to be believed.
+    pub is_retired: bool,
     /// Frames that were read and are damaged.
     pub bad: Vec<u32>,
 }
@@ -220,16 +222,28 @@ impl<'a> Walk<'a> {
     /// which is read as well, only that some segment names it. Whether something is wrong.
     fn look(&mut self, id: &ChunkId, len: Option<u64>, path: &[u8]) -> Result<bool> {
         self.chunks += 1;
-        let mut cause = Cause::Unnamed;
+        let (mut cause, mut is_worth_reading) = (Cause::Unnamed, false);
         for place in self.repository.index()?.places(id)? {
             // What only the cache of this machine remembers of a damaged segment does not count.
             let Some(shelf) = self.shelves.get(&place.pack.id) else { continue };
             let fits = len.is_none_or(|len| len == u64::from(place.len));
+            if shelf.is_retired && len.is_some() {
+                cause = if cause == Cause::Unnamed { Cause::Lost } else { cause };
+                is_worth_reading |= shelf.is_whole && fits;
+                continue;
+            }
             let is_good = shelf.is_whole && fits && !shelf.bad.contains(&place.frame);
             if is_good || len.is_none() {
                 return Ok(false);
             }
             cause = if fits { Cause::Pack(place.pack.id) } else { Cause::Length };
+        }
+        if is_worth_reading {
+            match self.reader.chunk(Space::Data, id) {
+                Ok(_) => return Ok(false),
+                Err(e) if is_finding(&e) => {}
+                Err(e) => return Err(e),
+            }
         }
         self.findings.hit(cause, id, self.snapshot, path);
         Ok(true)
@@ -243,11 +257,18 @@ impl<'a> Walk<'a> {
             Err(e) => return Err(e),
         };
         let places = self.repository.index()?.places(id)?;
-        let known = places.iter().map(|p| p.pack.id).find(|id| self.shelves.contains_key(id));
-        // Of a chunk that no segment names it was told already.
-        if let Some(pack) = known {
-            self.findings.damaged(pack, e);
-            self.findings.hit(Cause::Pack(pack), id, self.snapshot, path);
+        // Those in packs that are not retired come first.
+        let known = places.iter().find_map(|p| Some((p.pack.id, self.shelves.get(&p.pack.id)?)));
+        match known {
+            Some((_, shelf)) if shelf.is_retired => {
+                self.findings.hit(Cause::Lost, id, self.snapshot, path);
+            }
+            Some((pack, _)) => {
+                self.findings.damaged(pack, e);
+                self.findings.hit(Cause::Pack(pack), id, self.snapshot, path);
+            }
+            // Of a chunk that no segment names it was told already.
+            None => {}
         }
         Ok(None)
     }

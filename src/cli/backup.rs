@@ -231,6 +231,13 @@ fn summary(report: &Report, dry_run: bool) -> Vec<String> {
     if !dry_run {
         lines.push(format!("added: {} to the repository", words::size(t.stored_bytes)));
     }
+    if report.stored_again > 0 {
+        lines.push(format!(
+            "{}: {} that the repository had lost",
+            if dry_run { "would be stored again" } else { "stored again" },
+            words::counted(report.stored_again, "file or folder", "files and folders")
+        ));
+    }
     if report.unread_total > 0 {
         lines.push(format!(
             "{} could not be read or changed meanwhile; the snapshot says which",
@@ -251,6 +258,7 @@ fn machine(report: &Report, dry_run: bool) -> String {
         "changed": changed,
         "unchanged": unchanged,
         "unread": report.unread_total,
+        "stored_again": report.stored_again,
         "seconds": report.seconds,
         "totals": totals(&report.totals),
     })

@@ -164,7 +164,8 @@ fn words_of(r: &Report) -> Vec<String> {
     });
     if r.unused.0 > 0 {
         lines.push(format!(
-            "{} of {} not in the index: a backup is under way or was interrupted, or an index segment is lost",
+            "{} of {} not in the index: a backup is under way or was interrupted, or an index segment is lost (`pastfs repair \
+             index` names them again)",
             words::counted(r.unused.0, "pack", "packs"),
             words::size(r.unused.1)
         ));

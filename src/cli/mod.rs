@@ -26,6 +26,7 @@ mod mount;
 mod output;
 mod progress;
 mod prune;
+mod repair;
 mod restore;
 mod select;
 mod snapshots;
@@ -75,6 +76,8 @@ enum Verb {
     Umount(umount::Umount),
     Restore(restore::Restore),
     Check(check::Check),
+    #[command(subcommand)]
+    Repair(repair::Repair),
     Tag(tag::Tag),
     Forget(forget::Forget),
     Prune(prune::Prune),
@@ -148,6 +151,7 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Umount(verb) => verb.run(&global),
         Verb::Restore(verb) => verb.run(&global),
         Verb::Check(verb) => verb.run(&global),
+        Verb::Repair(verb) => verb.run(&global),
         Verb::Tag(verb) => verb.run(&global),
         Verb::Forget(verb) => verb.run(&global),
         Verb::Prune(verb) => verb.run(&global),

@@ -4,7 +4,7 @@ use super::cbor::{MapWriter, Reader, Unknown, Writer, invalid, required};
 use super::object::map_of;
 use crate::clock::Time;
 use crate::fault::Result;
-use crate::id::{ChunkId, NoteId, SessionId, SnapshotId};
+use crate::id::{ChunkId, ID_LEN, NoteId, SessionId, SnapshotId};
 
 /// Longest tag, host or program name in bytes.
 pub const TEXT_MAX: usize = 1024;
@@ -261,6 +261,8 @@ pub enum Action {
     Unforget,
     /// Withdraws a manifest of the author's own session.
     Void,
+    /// Names chunks that a repair could not save: backups look whether what they take over unread needs them.
+    Lost,
     /// Something of a newer version, by its number; does nothing here. A version whose notes must be heeded by all
     /// names a feature in the config.
     Newer(u64),
@@ -277,6 +279,7 @@ impl Action {
             Self::Forget => 5,
             Self::Unforget => 6,
             Self::Void => 7,
+            Self::Lost => 8,
             Self::Newer(code) => code,
         }
     }
@@ -290,6 +293,7 @@ impl Action {
             5 => Self::Forget,
             6 => Self::Unforget,
             7 => Self::Void,
+            8 => Self::Lost,
             code => Self::Newer(code),
         }
     }
@@ -308,6 +312,8 @@ pub struct Note {
     pub tags: Vec<Vec<u8>>,
     /// The session that is voided.
     pub session: Option<SessionId>,
+    /// The chunks that are lost.
+    pub lost: Vec<ChunkId>,
     /// Fields of a newer version.
     pub unknown: Unknown,
 }
@@ -326,13 +332,17 @@ impl Note {
         if let Some(session) = &self.session {
             m.field(5).bytes(&session.0);
         }
+        if !self.lost.is_empty() {
+            let ids: Vec<u8> = self.lost.iter().flat_map(|id| id.0).collect();
+            m.field(6).bytes(&ids);
+        }
         m.unknown(&self.unknown);
         m.finish()
     }
     /// Reads a body.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut action, mut time, mut session) = (None, None, None);
-        let (mut snapshots, mut tags) = (None, None);
+        let (mut snapshots, mut tags, mut lost) = (None, None, Vec::new());
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => action = Some(Action::from_code(r.unsigned()?)),
@@ -346,6 +356,13 @@ impl Note {
                 }
                 4 => tags = Some(read_texts(r, TAGS_MAX, TEXT_MAX)?),
                 5 => session = Some(SessionId(r.array_of()?)),
+                6 => {
+                    let (whole, rest) = r.bytes(bytes.len())?.as_chunks::<ID_LEN>();
+                    if whole.is_empty() || !rest.is_empty() {
+                        return Err(invalid("the ids of lost chunks are cut off"));
+                    }
+                    lost = whole.iter().map(|id| ChunkId(*id)).collect();
+                }
                 _ => return Ok(false),
             }
             Ok(true)
@@ -356,6 +373,7 @@ impl Note {
             snapshots: required(snapshots, "the snapshots")?,
             tags: required(tags, "the tags")?,
             session,
+            lost,
             unknown,
         })
     }

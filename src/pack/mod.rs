@@ -183,15 +183,15 @@ pub fn open_frame(
     decompressor.raw(payload, raw_len)
 }
 
-/// The table of a whole pack that lies in memory; for rebuilding an index.
-pub fn open_table(cipher: &PackCipher, header: &[u8], pack: &[u8]) -> Result<Table> {
-    let (len, frames) = decode_trailer(pack)?;
-    let end = pack.len() - TRAILER_LEN;
+/// The table of a pack, from its end: at least table and trailer. For rebuilding an index.
+pub fn open_table(cipher: &PackCipher, header: &[u8], end_of_pack: &[u8]) -> Result<Table> {
+    let (len, frames) = decode_trailer(end_of_pack)?;
+    let end = end_of_pack.len() - TRAILER_LEN;
     let start = end
         .checked_sub(len as usize)
-        .filter(|s| *s >= header.len() && len as usize >= TAG_LEN)
+        .filter(|_| len as usize >= TAG_LEN)
         .ok_or_else(|| Error::damaged("the table of the pack is longer than the pack"))?;
-    let mut sealed = pack[start..end].to_vec();
+    let mut sealed = end_of_pack[start..end].to_vec();
     let table = Table::decode(cipher.open(TABLE_NUMBER, &frame_aad(header, TABLE_NUMBER), &mut sealed)?)?;
     if table.0.len() != frames as usize {
         return Err(Error::damaged("the table of the pack has another number of frames"));

@@ -2,16 +2,24 @@
 
 use super::Repository;
 use super::reader::pack_name;
-use super::survey::is_finding;
-use crate::event::{Event, Stop};
-use crate::fault::{Error, Fault, Result};
+use super::survey::{Survey, is_finding};
+use crate::event::{Event, Outcome, Stop};
+use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::pack::{Frame, Header, PackEntry};
-use crate::id::{ChunkId, SegmentId};
+use crate::id::{ChunkId, PackId, SegmentId};
 use crate::pack::open_frame;
-use crate::seal::{Decompressor, PackCipher};
+use crate::seal::Decompressor;
+use crossbeam_channel::{Receiver, bounded};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::path::Path;
+use std::thread;
 
 /// Bytes that are asked of the store at a time: few requests, and memory is this and a frame for each thread.
 const RANGE: u64 = 8 << 20;
+
+/// Is given each frame of a pack in order: its number, its lengths, its bytes opened or what is wrong with it.
+pub(super) type EachFrame<'a> = &'a mut dyn FnMut(usize, &Frame, Result<Vec<u8>>) -> Result<()>;
 
 /// What became of a pack.
 #[derive(Debug, Default)]
@@ -37,119 +45,182 @@ impl Repository {
         }
     }
 
+    /// Reads packs on all cores, in the order in which segments name them: those of `wanted` that are named by one. `each` is
+    /// called by many threads, with what was found.
+    ///
+    /// # Errors
+    /// As [`Repository::examine`]; `each` has got what was read until then.
+    pub fn examine_all(
+        &self,
+        survey: &Survey,
+        mut wanted: HashSet<PackId>,
+        stop: &Stop,
+        each: &(dyn Fn(PackEntry, Examined) + Sync),
+    ) -> Result<()> {
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        // One waits for each: entries of big packs take some 100 KiB of memory.
+        let (send, queue) = bounded::<PackEntry>(cores);
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        thread::scope(|scope| -> Result<()> {
+            for _ in 0..cores {
+                let (queue, failed): (Receiver<PackEntry>, _) = (queue.clone(), &failed);
+                let work = move || {
+                    for entry in queue {
+                        let name = pack_name(&entry.pack);
+                        self.observer.event(Event::Started(Path::new(&name)));
+                        match self.examine(&entry, stop) {
+                            Ok(examined) => each(entry, examined),
+                            Err(e) => {
+                                failed.lock().get_or_insert(e);
+                                return;
+                            }
+                        }
+                        let (path, outcome) = (Path::new(&name), Outcome::Verified);
+                        self.observer.event(Event::Finished { path, outcome, file: true });
+                    }
+                };
+                let thread = thread::Builder::new().name("examine".into()).spawn_scoped(scope, work);
+                thread.doing(|| "starting a thread")?;
+            }
+            drop(queue);
+            for segment in &survey.segments {
+                if wanted.is_empty() {
+                    break;
+                }
+                stop.check()?;
+                for entry in self.entries(segment)? {
+                    // A merge may leave a pack named twice; to read it once is enough.
+                    let is_over = wanted.remove(&entry.pack) && send.send(entry).is_err();
+                    if is_over || failed.lock().is_some() {
+                        return Ok(());
+                    }
+                }
+            }
+            drop(send);
+            Ok(())
+        })?;
+        match failed.into_inner() {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
     /// Reads a pack from its first byte to its last: opens each frame, computes the id of each chunk again, and the
     /// name of the pack.
     ///
     /// # Errors
     /// What the store says where it is not about this pack; `Stopped`; `Denied` with a key that cannot read.
     pub fn examine(&self, entry: &PackEntry, stop: &Stop) -> Result<Examined> {
-        let name = pack_name(&entry.pack);
+        let space = Header::decode(&entry.header)?.0.space;
         let mut found = Examined::default();
-        let cipher = match self.keys.open_pack(&entry.header) {
+        let mut rest = entry.ids.as_slice();
+        let mut each = |number: usize, frame: &Frame, raw: Result<Vec<u8>>| -> Result<()> {
+            let (ids, more) = rest
+                .split_at_checked(frame.chunks.len())
+                .ok_or_else(|| Error::bug("an entry has fewer ids than chunks"))?;
+            rest = more;
+            let proven = raw.and_then(|raw| {
+                let there = self.chunk_ids(space, &raw, &frame.chunks)?;
+                match there.iter().map(|(id, _)| id).eq(ids) {
+                    true => Ok(()),
+                    false => Err(Error::damaged("the content is not what its id says")),
+                }
+            });
+            if let Err(e) = proven {
+                found.bad.push(number as u32);
+                found.chunks.extend_from_slice(ids);
+                found.error.get_or_insert(e);
+            }
+            Ok(())
+        };
+        let flaw = self.each_frame(&entry.pack, entry.size, &entry.header, &entry.frames, stop, &mut each)?;
+        if let Some(e) = flaw {
+            found.error.get_or_insert(e);
+        }
+        Ok(found)
+    }
+
+    /// Reads a pack from its first byte to its last and gives each frame: opened, or what is wrong with it. Where a part
+    /// of the pack cannot be read, what follows is read frame by frame, so that no more is lost than that part. The
+    /// answer is what is wrong with the pack as a whole: a part that cannot be read, or a name that is not its hash.
+    ///
+    /// # Errors
+    /// What the store says where it is not about this pack; `Stopped`; `Denied` with a key that cannot read; what `each`
+    /// says.
+    pub(super) fn each_frame(
+        &self,
+        pack: &PackId,
+        size: u64,
+        header: &[u8],
+        frames: &[Frame],
+        stop: &Stop,
+        each: EachFrame<'_>,
+    ) -> Result<Option<Error>> {
+        let name = pack_name(pack);
+        let cipher = match self.keys.open_pack(header) {
             Err(e) if e.fault() == Fault::Denied => return Err(e),
             cipher => cipher,
         };
-        let mut frames = Frames { repository: self, entry, next: 0, ids: 0, at: entry.header.len() as u64 };
         let mut decompressor = Decompressor::new()?;
+        let mut open = |number: usize, frame: &Frame, sealed: Vec<u8>| match &cipher {
+            Ok(cipher) => {
+                open_frame(cipher, header, number as u64, sealed, frame.raw_len(), &mut decompressor)
+            }
+            Err(e) => Err(Error::damaged(e.chain())),
+        };
         let mut hasher = blake3::Hasher::new();
-        // What was read from `start` on and is not opened yet.
-        let (mut buffer, mut start, mut end) = (Vec::new(), 0u64, 0u64);
-        self.store.prefetch(&name, 0, entry.size);
-        while end < entry.size {
+        let mut left = frames.iter().enumerate().peekable();
+        // Where the next frame begins; what was read from `start` on and is not opened yet; how far was read.
+        let (mut at, mut buffer, mut start, mut end) = (header.len() as u64, Vec::new(), 0u64, 0u64);
+        let mut unread = None;
+        self.store.prefetch(&name, 0, size);
+        while end < size {
             stop.check()?;
-            let n = RANGE.min(entry.size - end);
+            let n = RANGE.min(size - end);
             match self.store.range(&name, end, n as usize) {
                 Ok(bytes) => {
                     hasher.update(&bytes);
                     buffer.extend_from_slice(&bytes);
                 }
-                Err(e) if is_finding(&e) || e.fault() == Fault::Missing => {
-                    while let Some((number, ids, _)) = frames.take(u64::MAX) {
-                        found.add(number, ids, None);
-                    }
-                    found.error.get_or_insert(e.as_fault(Fault::Damaged));
-                    return Ok(found);
+                Err(e) if is_of_object(&e) => {
+                    unread = Some(e);
+                    break;
                 }
                 Err(e) => return Err(e),
             }
             end += n;
             self.observer.event(Event::Bytes(n));
-            while let Some((number, ids, at)) = frames.take(end) {
-                let frame = &entry.frames[number as usize];
+            while let Some((number, frame)) = left.next_if(|(_, f)| at + u64::from(f.sealed_len) <= end) {
                 let from = (at - start) as usize;
                 let sealed = buffer[from..from + frame.sealed_len as usize].to_vec();
-                let opened = match &cipher {
-                    Ok(cipher) => frames.prove(cipher, number, frame, sealed, ids, &mut decompressor),
-                    Err(e) => Err(Error::damaged(e.chain())),
-                };
-                if let Err(e) = opened {
-                    found.add(number, ids, Some(e));
-                }
+                each(number, frame, open(number, frame, sealed))?;
+                at += u64::from(frame.sealed_len);
             }
-            buffer.drain(..(frames.at.min(end) - start) as usize);
-            start = frames.at.min(end);
+            let done = at.min(end);
+            buffer.drain(..(done - start) as usize);
+            start = done;
+        }
+        if let Some(e) = unread {
+            for (number, frame) in left {
+                stop.check()?;
+                let sealed = match self.store.range(&name, at, frame.sealed_len as usize) {
+                    Err(e) if !is_of_object(&e) => return Err(e),
+                    sealed => sealed.map_err(|e| e.as_fault(Fault::Damaged)),
+                };
+                each(number, frame, sealed.and_then(|sealed| open(number, frame, sealed)))?;
+                at += u64::from(frame.sealed_len);
+            }
+            self.observer.event(Event::Bytes(size - end));
+            return Ok(Some(e.as_fault(Fault::Damaged)));
         }
         // Read once, in order: other programs need the memory more.
-        self.store.release(&name, 0, entry.size);
-        if hasher.finalize().as_bytes() != &entry.pack.0 {
-            found.error.get_or_insert(Error::damaged(
-                "it is not what its name says, yet all of its chunks are whole",
-            ));
-        }
-        Ok(found)
+        self.store.release(&name, 0, size);
+        let is_it = hasher.finalize().as_bytes() == &pack.0;
+        Ok((!is_it).then(|| Error::damaged("it is not what its name says, yet all of its chunks are whole")))
     }
 }
 
-impl Examined {
-    fn add(&mut self, number: u32, ids: &[ChunkId], e: Option<Error>) {
-        self.bad.push(number);
-        self.chunks.extend_from_slice(ids);
-        if let Some(e) = e {
-            self.error.get_or_insert(e);
-        }
-    }
-}
-
-/// The frames of a pack, one after another.
-struct Frames<'a> {
-    repository: &'a Repository,
-    entry: &'a PackEntry,
-    next: usize,
-    ids: usize,
-    /// Where the next one begins.
-    at: u64,
-}
-
-impl<'a> Frames<'a> {
-    /// The next one if it ends by `end`: number, ids of its chunks, offset.
-    fn take(&mut self, end: u64) -> Option<(u32, &'a [ChunkId], u64)> {
-        let frame = self.entry.frames.get(self.next)?;
-        let (number, at) = (self.next as u32, self.at);
-        let behind = at + u64::from(frame.sealed_len);
-        if behind > end {
-            return None;
-        }
-        let ids = self.entry.ids.get(self.ids..self.ids + frame.chunks.len())?;
-        (self.next, self.ids, self.at) = (self.next + 1, self.ids + frame.chunks.len(), behind);
-        Some((number, ids, at))
-    }
-
-    fn prove(
-        &self,
-        cipher: &PackCipher,
-        number: u32,
-        frame: &Frame,
-        sealed: Vec<u8>,
-        ids: &[ChunkId],
-        decompressor: &mut Decompressor,
-    ) -> Result<()> {
-        let header = &self.entry.header;
-        let space = Header::decode(header)?.0.space;
-        let raw = open_frame(cipher, header, number.into(), sealed, frame.raw_len(), decompressor)?;
-        let found = self.repository.chunk_ids(space, &raw, &frame.chunks)?;
-        if !found.iter().map(|(id, _)| id).eq(ids) {
-            return Err(Error::damaged("the content is not what its id says"));
-        }
-        Ok(())
-    }
+/// Whether an error is about the object alone, also that it is gone.
+fn is_of_object(e: &Error) -> bool {
+    is_finding(e) || e.fault() == Fault::Missing
 }

@@ -138,7 +138,7 @@ impl Listing {
                     Action::Release => Arc::make_mut(s).held = false,
                     Action::Forget => *visible = false,
                     Action::Unforget => *visible = true,
-                    Action::Void | Action::Newer(_) => {}
+                    Action::Void | Action::Lost | Action::Newer(_) => {}
                 }
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! Writers go packs, segments, manifest; readers list manifests, then segments. Nobody waits for a lock.
 
+mod adopt;
 mod away;
 mod examine;
 mod keyring;
@@ -23,6 +24,7 @@ mod tests;
 mod vanished;
 mod writer;
 
+pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
 pub use keyring::{Author, Credential};
 pub use leases::Session;

@@ -36,7 +36,7 @@ impl Repository {
         tags: &[Vec<u8>],
     ) -> Result<Vec<NoteId>> {
         let has_tags = matches!(action, Action::Tag | Action::Untag);
-        if matches!(action, Action::Void | Action::Newer(_)) || has_tags == tags.is_empty() {
+        if matches!(action, Action::Void | Action::Lost | Action::Newer(_)) || has_tags == tags.is_empty() {
             return Err(Error::misuse("a note that says nothing of snapshots"));
         }
         if tags.len() > TAGS_MAX || tags.iter().any(|t| t.is_empty() || t.len() > TEXT_MAX) {
@@ -64,6 +64,7 @@ impl Repository {
                 snapshots: some.to_vec(),
                 tags: tags.to_vec(),
                 session: None,
+                lost: Vec::new(),
                 unknown: Default::default(),
             };
             let object = self.keys.seal_object(Kind::Note, note.encode())?;

@@ -147,6 +147,17 @@ impl Sweep {
         Ok(())
     }
 
+    /// Says again that packs are retired, as it was said before in segments that are lost.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn retire_again(&mut self, packs: &[Retired]) -> Result<()> {
+        for some in packs.chunks(RETIREMENTS_MAX) {
+            self.publish(some)?;
+        }
+        Ok(())
+    }
+
     /// Says of retired packs that they are deleted.
     ///
     /// # Errors

@@ -68,6 +68,7 @@ pub struct Writer {
     lease: Option<Held>,
     stages: Stages,
     live: Vec<Arc<Snapshot>>,
+    lost: HashSet<ChunkId>,
     began: Time,
     stop: Stop,
     current: Frames,
@@ -93,6 +94,7 @@ impl Writer {
             session,
             lease,
             live: listing.live(),
+            lost: still_lost(repository, &listing)?,
             began,
             stop: options.stop,
             current: Frames::Small,
@@ -102,6 +104,12 @@ impl Writer {
     /// The snapshots that were there when the lease was; the parent comes from these (B2).
     pub fn live(&self) -> &[Arc<Snapshot>] {
         &self.live
+    }
+
+    /// Chunks that snapshots need and that the repository has lost, as a repair has noted. What a parent's trees name of
+    /// these must be stored again.
+    pub fn lost(&self) -> &HashSet<ChunkId> {
+        &self.lost
     }
 
     /// Which frames the data chunks that follow go to.
@@ -211,6 +219,18 @@ impl Sink for Writer {
     }
 }
 
+/// What repairs could not save, and nobody has stored since.
+fn still_lost(repository: &Repository, listing: &Listing) -> Result<HashSet<ChunkId>> {
+    let lost = listing.lost();
+    let mut still = HashSet::new();
+    for id in lost {
+        if repository.index()?.known(&id)?.is_none() {
+            still.insert(id);
+        }
+    }
+    Ok(still)
+}
+
 fn again(lease: Held, e: Error) -> Result<Commit> {
     lease.end();
     if lease::is_lost(&e) { Ok(Commit::Again(HashSet::new(), e)) } else { Err(e) }
@@ -260,6 +280,7 @@ fn withdraw(repository: &Repository, name: &str, session: SessionId) -> Result<(
         snapshots: Vec::new(),
         tags: Vec::new(),
         session: Some(session),
+        lost: Vec::new(),
         unknown: Default::default(),
     };
     let object = repository.keys.seal_object(Object::Note, note.encode())?;

@@ -205,6 +205,7 @@ fn every_value_comes_back_from_its_encoding() {
                 snapshots: d.many(4, |d| SnapshotId(d.array())),
                 tags: d.texts(),
                 session: d.maybe(|d| SessionId(d.array())),
+                lost: Vec::new(),
                 unknown: d.unknown(5),
             }
         );

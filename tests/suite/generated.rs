@@ -109,6 +109,7 @@ impl Author {
             snapshots: snapshots.to_vec(),
             tags: Vec::new(),
             session: None,
+            lost: Vec::new(),
             unknown: Default::default(),
         };
         let object = self.seal(Kind::Note, note.encode());

@@ -10,7 +10,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("hands", &["source", "chunk", "seal", "storage"]),
     ("shelves", &["pack", "index", "tree"]),
     ("the repository", &["repository", "history"]),
-    ("verbs", &["backup", "check", "restore", "mount", "prune", "retention"]),
+    ("verbs", &["backup", "check", "mount", "prune", "repair", "restore", "retention"]),
     ("the command line", &["cli"]),
 ];
 

@@ -22,6 +22,7 @@ mod mounting;
 mod oddities;
 mod permissions;
 mod pruning;
+mod repairing;
 mod requests;
 mod restoring;
 mod samba;

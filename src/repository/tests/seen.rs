@@ -56,6 +56,7 @@ pub(super) fn note(store: &Arc<Driven>, action: Action, snapshots: &[SnapshotId]
         snapshots: snapshots.to_vec(),
         tags: Vec::new(),
         session: None,
+        lost: Vec::new(),
         unknown: Default::default(),
     };
     let object = r.keys.seal_object(Object::Note, note.encode()).unwrap();
@@ -370,6 +371,7 @@ fn the_last_word_counts_though_an_earlier_one_was_said_by_a_clock_that_goes_ahea
             snapshots: ids[..1].to_vec(),
             tags: Vec::new(),
             session: None,
+            lost: Vec::new(),
             unknown: Default::default(),
         };
         let object = r.keys.seal_object(Object::Note, note.encode()).unwrap();

@@ -361,6 +361,7 @@ pub fn vectors() -> Vec<Vector> {
             snapshots: vec![SnapshotId(counting(0x70))],
             tags: if name.ends_with("tag") { vec![b"daily".to_vec()] } else { Vec::new() },
             session: (action == Action::Void).then_some(SessionId(counting(0x30))),
+            lost: Vec::new(),
             unknown: Unknown::default(),
         };
         add("note", name, there_and_back!(Note, note));

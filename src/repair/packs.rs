@@ -1,0 +1,166 @@
+//! `repair packs`: what is whole of damaged packs is stored in new ones, and the damaged ones are retired; a later prune
+//! deletes them.
+
+use super::{Losses, losses};
+use crate::clock;
+use crate::event::{Event, Observer, Stop};
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::format::pack::PackEntry;
+use crate::id::PackId;
+use crate::repository::{Examined, Found, Mover, Repository, Survey, Sweep};
+use crate::seal::Compression;
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What to repair, and how.
+#[derive(Clone, Debug, Default)]
+pub struct PacksOptions {
+    /// Which packs are read, beside those whose size is not what it must be.
+    pub packs: Vec<PackId>,
+    /// All packs are read.
+    pub read_data: bool,
+    /// Nothing is written.
+    pub dry_run: bool,
+    /// Of this machine.
+    pub host: Vec<u8>,
+}
+
+/// What became of a damaged pack.
+#[derive(Debug)]
+pub struct Emptied {
+    /// Which pack.
+    pub pack: PackId,
+    /// What is wrong with it.
+    pub what: String,
+    /// How many of its frames, and of its chunks, are lost.
+    pub lost: (u64, u64),
+    /// How many of the others were stored anew; the rest of them lie in other packs as well.
+    pub saved: u64,
+}
+
+/// What became of all.
+#[derive(Debug, Default)]
+pub struct PacksReport {
+    /// Packs that were read, and their bytes.
+    pub read: (u64, u64),
+    /// Those that are damaged.
+    pub damaged: Vec<Emptied>,
+    /// Bytes that were stored for it.
+    pub stored: u64,
+    /// What snapshots lack, after that; not looked for in a dry run.
+    pub losses: Losses,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl PacksReport {
+    /// Whether anything in the repository is damaged still.
+    pub fn is_hurt(&self, dry_run: bool) -> bool {
+        !self.losses.hurt.is_empty() || dry_run && !self.damaged.is_empty()
+    }
+}
+
+/// Saves what is whole of damaged packs.
+///
+/// # Errors
+/// `Denied` without a full key; `Missing` for a pack that no segment names; what the store says where it is not about one
+/// object; `Stopped`.
+pub fn packs(
+    repository: &Arc<Repository>,
+    options: &PacksOptions,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<PacksReport> {
+    let began = clock::now();
+    repository.may_repair()?;
+    // Before anything is listed.
+    let mut sweep = if options.dry_run { None } else { Some(Sweep::begin(repository, &options.host)?) };
+    let survey = repository.survey(stop)?;
+    let wanted = choose(&survey, options)?;
+    let bytes: u64 = wanted.iter().filter_map(|id| survey.packs.get(id)).map(|p| p.size).sum();
+    let files = survey.objects - survey.stored_packs + wanted.len() as u64;
+    observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
+    let mut report = PacksReport { read: (wanted.len() as u64, bytes), ..PacksReport::default() };
+    let found = Mutex::new(Vec::new());
+    repository.examine_all(&survey, wanted, stop, &|entry, examined| {
+        if examined.error.is_some() {
+            found.lock().push((entry, examined));
+        }
+    })?;
+    let mut damaged = found.into_inner();
+    damaged.sort_by_key(|(entry, _)| entry.pack);
+    for (entry, examined) in &damaged {
+        report.damaged.push(Emptied {
+            pack: entry.pack,
+            what: examined.error.as_ref().map_or_else(String::new, Error::chain),
+            lost: (examined.bad.len() as u64, examined.chunks.len() as u64),
+            saved: 0,
+        });
+    }
+    if let Some(sweep) = &mut sweep {
+        let survey = match damaged.is_empty() {
+            true => survey,
+            false => {
+                report.stored = empty(sweep, repository, &survey, &damaged, &mut report.damaged, stop)?;
+                repository.survey(stop)?
+            }
+        };
+        // Also where nothing is damaged: a run that was killed before may have come no further.
+        report.losses = losses(repository, &survey, observer, stop)?;
+        repository.note_lost(&report.losses.chunks)?;
+    }
+    report.seconds = clock::now().seconds_since(began);
+    Ok(report)
+}
+
+/// The packs that are read.
+fn choose(survey: &Survey, options: &PacksOptions) -> Result<HashSet<PackId>> {
+    let mut wanted = HashSet::new();
+    for (id, p) in survey.packs.iter().filter(|(_, p)| !p.retired) {
+        let is_odd = matches!(p.found, Found::Sized(_));
+        if is_odd || options.read_data && p.found != Found::Missing {
+            wanted.insert(*id);
+        }
+    }
+    for id in &options.packs {
+        match survey.packs.get(id) {
+            Some(p) if p.found == Found::Missing => {
+                let e = Error::damaged(format!("pack {} is missing", id.short()));
+                return Err(e.hint("`pastfs repair index` takes packs that are missing out of the index"));
+            }
+            Some(p) if p.retired => {}
+            Some(_) => drop(wanted.insert(*id)),
+            None => {
+                let e = Error::new(Fault::Missing, format!("no index segment names pack {}", id.short()));
+                return Err(e.hint("`pastfs repair index` names packs again that are there"));
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Moves what is whole, then retires. Bytes that were stored.
+fn empty(
+    sweep: &mut Sweep,
+    repository: &Arc<Repository>,
+    survey: &Survey,
+    damaged: &[(PackEntry, Examined)],
+    told: &mut [Emptied],
+    stop: &Stop,
+) -> Result<u64> {
+    let missing = survey.packs.iter().filter(|(_, p)| p.found == Found::Missing).map(|(id, _)| *id);
+    let emptied: HashSet<PackId> = damaged.iter().map(|(entry, _)| entry.pack).chain(missing).collect();
+    let mut mover = Mover::begin(sweep, emptied, Compression::default(), stop.clone())?;
+    for ((entry, examined), told) in damaged.iter().zip(told) {
+        let doing = || format!("saving what is whole of pack {}", entry.pack.short());
+        let info = repository.index()?.pack(&entry.pack)?;
+        let info = info.ok_or_else(|| Error::damaged("no index segment names it any more")).doing(doing)?;
+        let bad: HashSet<u32> = examined.bad.iter().copied().collect();
+        let whole = (0..info.frames.len() as u32).filter(|n| !bad.contains(n));
+        told.saved = mover.take(&info, whole, |_| Ok(true)).doing(doing)?.chunks;
+    }
+    let stored = mover.finish()?;
+    sweep.retire(&damaged.iter().map(|(entry, _)| entry.pack).collect::<Vec<_>>())?;
+    Ok(stored)
+}
