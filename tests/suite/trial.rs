@@ -2,7 +2,7 @@
 //! of some thousand crashes. And what people do that writes, as a table: a new command is a new row, and the sweeps
 //! over failing calls and over lost power take it from there.
 
-use super::scene::Draw;
+use super::scene::{Draw, Ran, Started};
 use pastfs::backup;
 use pastfs::check;
 use pastfs::event::{Silent, Stop};
@@ -14,12 +14,14 @@ use pastfs::repository::{Credential, InitOptions, OpenOptions, Repository};
 use pastfs::restore;
 use pastfs::seal::{Cipher, Compression};
 use pastfs::source::{self, Exclude};
-use pastfs::storage::Store;
+use pastfs::storage::{Local, Store};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -91,6 +93,9 @@ impl World {
         }
         fs::write(source.join("b/large"), Draw(99).bytes(200_000)).unwrap();
         std::os::unix::fs::symlink("../a/1", source.join("b/link")).unwrap();
+        fs::write(world.dir.join("key"), KEY).unwrap();
+        fs::write(world.dir.join("another-key"), [6; 32]).unwrap();
+        fs::create_dir(world.dir.join("outputs")).unwrap();
         super::scene::let_files_settle();
         world
     }
@@ -134,6 +139,39 @@ impl World {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
             fs::File::open(source.join(folder)).unwrap().set_modified(time).unwrap();
         }
+    }
+
+    /// pastfs with the key of all trials.
+    pub fn program<S: AsRef<OsStr>>(&self, args: &[S], repository: &Path, cache: &Path) -> Command {
+        let mut command = super::scene::pastfs(args);
+        command
+            .current_dir(&self.dir)
+            .env("PASTFS_REPOSITORY", repository)
+            .env("PASTFS_KEY_FILE", self.dir.join("key"))
+            .env("PASTFS_CACHE", cache);
+        command
+    }
+
+    /// The arguments of a deed, with what stands for ids filled in.
+    pub fn filled(&self, deed: &Deed, repository: &Path) -> Vec<String> {
+        let looked_up = |what: &str| -> String {
+            let store: Arc<dyn Store> = Arc::new(Local::open(repository).unwrap());
+            let opened = self.open(&store, &self.fresh("ids")).unwrap();
+            match what {
+                "OTHER KEY" => opened.slots().unwrap().iter().find(|s| !s.current).unwrap().id.hex(),
+                _ if deed.args.contains(&"--undo") => opened.forgotten().unwrap()[0].id.hex(),
+                _ => opened.snapshots().unwrap()[0].id.hex(),
+            }
+        };
+        let fill = |arg: &&str| match *arg {
+            "OTHER KEY" | "OLDEST" => looked_up(arg),
+            arg => arg.to_owned(),
+        };
+        deed.args.iter().map(fill).collect()
+    }
+
+    pub fn run(&self, command: Command) -> Ran {
+        Started::new(command, &self.dir.join("outputs")).wait()
     }
 
     pub fn open(&self, store: &Arc<dyn Store>, cache: &Path) -> Result<Arc<Repository>> {
@@ -279,7 +317,7 @@ pub struct Deed {
     pub act: fn(&World, &Arc<dyn Store>, &Path) -> Result<()>,
     /// Whether it was done, between these two views.
     pub done: fn(&View, &View) -> bool,
-    /// The same as arguments of the program. `OLDEST` stands for the id of the oldest snapshot.
+    /// The same as arguments of the program. `OLDEST` and `OTHER KEY` stand for ids.
     pub args: &'static [&'static str],
 }
 
