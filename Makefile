@@ -59,7 +59,7 @@ NEEDED := cc:gcc g++:g++ make:make clang:clang fusermount3:fuse3 rsync:rsync get
   /usr/share/zoneinfo/Europe/Berlin:tzdata
 # Where systemd runs, the package samba would start a file server for all the network: there the test says that it
 # was not run.
-NEEDED_BY_TESTS := $(if $(wildcard /run/systemd/system),,/usr/sbin/smbd:samba smbclient:smbclient \
+NEEDED_BY_TESTS := strace:strace $(if $(wildcard /run/systemd/system),,/usr/sbin/smbd:samba smbclient:smbclient \
   /usr/lib/*/samba/vfs/shadow_copy2.so:samba-vfs-modules)
 deps:
 	@missing=(); \

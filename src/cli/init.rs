@@ -33,7 +33,9 @@ enum Cipher {
 impl Init {
     pub fn run(self, global: &Global) -> Result<Exit> {
         // Before the password is asked for: a folder in use is refused first.
-        let store: Arc<dyn Store> = Arc::new(Local::create(global.place()?)?);
+        let place = Local::create_over(global.place()?, &Repository::FIRST_FOLDERS)?;
+        let store: Arc<dyn Store> = Arc::new(place);
+        Repository::may_begin(&*store)?;
         let credential = global.credential(Ask::Twice)?;
         let cipher = match self.cipher {
             Cipher::Xchacha20 => seal::Cipher::XChaCha20Poly1305,

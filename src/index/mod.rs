@@ -264,6 +264,8 @@ impl Index {
         if let Some(name) = self.home.current()? {
             match commit::forget_files(&self.home, &name, &lock) {
                 Err(Trouble::Failed(e)) if e.fault() == Fault::Busy => return Ok(()),
+                // The next command fills it anew, and the files are forgotten.
+                Err(Trouble::Broken(_)) => drop(self.home.start_anew(&lock)?),
                 other => other?,
             }
         }

@@ -39,7 +39,7 @@ pub use writer::{Commit, Draft, Writer, WriterOptions};
 
 use crate::chunk::{Chunker, Params};
 use crate::clock;
-use crate::event::{Event, Observer};
+use crate::event::{Event, Observer, Silent};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
@@ -107,20 +107,60 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Makes a repository in an empty store.
+    /// Folders that an init that died may have left: it writes a key, then the config.
+    pub const FIRST_FOLDERS: [&str; 2] = ["keys", "config"];
+
+    /// Whether a repository can be made in a store: there is nothing in it, or nothing but the key of an init that died
+    /// before its config.
     ///
     /// # Errors
-    /// `Misuse` when there is one already.
+    /// `Misuse` where not; what the store says.
+    pub fn may_begin(store: &dyn Store) -> Result<()> {
+        let place = store.location();
+        let names = store.names("")?;
+        if names.iter().any(|n| n.starts_with("config/")) {
+            return Err(Error::misuse(format!("there is a repository in {place} already"))
+                .hint("choose another place, or use the one that is there"));
+        }
+        match names.iter().find(|n| !n.starts_with("keys/")) {
+            None => Ok(()),
+            Some(name) => Err(Error::misuse(format!("{place} holds {name}, but no config of a repository"))
+                .hint(
+                    "choose another place; if a repository was here, its config was deleted: bring it back",
+                )),
+        }
+    }
+
+    /// Makes a repository in an empty store. Where an init with the same credential died before its end, goes on from
+    /// there.
+    ///
+    /// # Errors
+    /// `Misuse` when there is one already, or the beginning of one with another key.
     pub fn init(
         store: &Arc<dyn Store>,
         credential: &Credential,
         options: &InitOptions,
     ) -> Result<RepositoryId> {
-        if !store.list("config/")?.is_empty() || !store.list("keys/")?.is_empty() {
-            return Err(Error::misuse(format!("there is a repository in {} already", store.location()))
-                .hint("choose another place, or use the one that is there"));
+        Self::may_begin(&**store)?;
+        let observer: Arc<dyn Observer> = Arc::new(Silent);
+        let (begun, failed) = read_slots(&**store, &observer)?;
+        let found = Keyring::open(&begun, credential)?;
+        if found.is_none() && (begun.len(), failed.len()) != (0, 0) {
+            let text =
+                format!("{} holds the beginning of a repository that another key opens", store.location());
+            return Err(Error::misuse(text).hint(
+                "nothing is stored there yet: delete the folder, or run init with the key of the first time",
+            ));
         }
-        let keys = Keyring::generate()?;
+        let (keys, slot) = match found {
+            // Put again all the same: it may have been written, and not be durable.
+            Some((id, keys)) => (keys, store.get(&slot_name(&id), Kind::Slot.limit())?),
+            None => {
+                let keys = Keyring::generate()?;
+                let slot = keys.new_slot(credential, &options.label)?;
+                (keys, slot)
+            }
+        };
         let params = Params::default();
         let config = Config {
             repository: keys.repository,
@@ -135,7 +175,6 @@ impl Repository {
             earlier: Vec::new(),
             unknown: Default::default(),
         };
-        let slot = keys.new_slot(credential, &options.label)?;
         store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
         // Last: a store without config is no repository yet.
         store.put("config/1", &keys.seal_config(config.encode())?)?;
@@ -157,14 +196,18 @@ impl Repository {
             return Err(Error::new(Fault::NoRepository, format!("there is no repository in {place}"))
                 .hint("check the path, or make one with `pastfs init`"));
         }
-        let slots = load_slots(&*store, &options.observer)?;
-        let (slot, keys) = Keyring::open(&slots, credential)?.ok_or_else(|| {
+        let (slots, failed) = read_slots(&*store, &options.observer)?;
+        let Some((slot, keys)) = Keyring::open(&slots, credential)? else {
+            if let Some(e) = failed.into_iter().find(|e| !matches!(e.fault(), Fault::Damaged | Fault::Newer))
+            {
+                return Err(e.while_(format!("reading the keys of {place}")));
+            }
             let what = match credential {
                 Credential::Password(_) => "wrong password",
                 Credential::KeyFile(_) => "wrong key file",
             };
-            Error::new(Fault::WrongKey, format!("{what} for {place}"))
-        })?;
+            return Err(Error::new(Fault::WrongKey, format!("{what} for {place}")));
+        };
         numbers.sort_unstable();
         let mut config = None;
         while let (None, Some(n)) = (&config, numbers.pop()) {
@@ -320,7 +363,12 @@ fn slot_name(id: &SlotId) -> String {
 
 /// All slots that can be read; what cannot is told, since another one may open.
 fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Vec<(SlotId, Slot)>> {
-    let mut slots = Vec::new();
+    Ok(read_slots(store, observer)?.0)
+}
+
+/// As [`load_slots`], and why the others could not be read.
+fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Vec<(SlotId, Slot)>, Vec<Error>)> {
+    let (mut slots, mut failed) = (Vec::new(), Vec::new());
     for listed in store.list("keys/")? {
         let load = || -> Result<(SlotId, Slot)> {
             let object = store.get(&listed.name, Kind::Slot.limit())?;
@@ -333,11 +381,12 @@ fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Vec<(Sl
         match load() {
             Ok(slot) => slots.push(slot),
             Err(e) => {
-                observer.event(Event::Warning(&format!("{} cannot be used: {}", listed.name, e.chain())))
+                observer.event(Event::Warning(&format!("{} cannot be used: {}", listed.name, e.chain())));
+                failed.push(e);
             }
         }
     }
-    Ok(slots)
+    Ok((slots, failed))
 }
 
 fn load_config(store: &dyn Store, keys: &Keyring, number: u64) -> Result<Config> {

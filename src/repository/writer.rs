@@ -206,8 +206,9 @@ impl Writer {
         }
         lease.end();
         repository.remember(Snapshot::new(id, manifest, repository.keys.public()));
-        // From here on the parent's trees tell what is unchanged.
-        repository.index()?.forget_files()?;
+        // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.
+        let forgotten = repository.index().and_then(|index| index.forget_files());
+        forgotten.unwrap_or_else(|e| repository.observer.event(Event::Warning(&e.chain())));
         Ok(Commit::Done(id, totals))
     }
 }

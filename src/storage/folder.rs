@@ -219,14 +219,18 @@ pub(super) fn may_be_stale(folder: &File) -> rustix::io::Result<bool> {
     Ok(CACHING.contains(&kind))
 }
 
-/// The first thing in the folder that keeps it from being a new repository.
-pub(super) fn occupant(root: &File) -> io::Result<Option<String>> {
+/// The first thing in the folder that keeps it from being a new repository; folders named `leftovers` do not.
+pub(super) fn occupant(root: &File, leftovers: &[&str]) -> io::Result<Option<String>> {
     for entry in Dir::read_from(root)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         let harmless = match name {
             b"." | b".." | LOST_AND_FOUND => true,
             _ if name == TEMPORARY.as_bytes() => has_only_leftovers(root)?,
+            _ if leftovers.iter().any(|l| l.as_bytes() == name) => {
+                let stat = rustix::fs::statat(root, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            }
             _ => false,
         };
         if !harmless {

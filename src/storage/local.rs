@@ -59,13 +59,19 @@ impl Local {
     /// Makes a store in a new folder, and the folders above it, with mode 0700; or in an existing one that
     /// is empty but for `lost+found` and what a `create` that died left behind. Any other is `Misuse`.
     pub fn create(path: &Path) -> Result<Self> {
+        Self::create_over(path, &[])
+    }
+
+    /// As [`Local::create`], but folders of these names do not count: one who died while making a repository may have left
+    /// them. What is in them is for the caller to look at.
+    pub fn create_over(path: &Path, leftovers: &[&str]) -> Result<Self> {
         let doing = || format!("creating {}", path.display());
         folder::make_folders(&std::path::absolute(path).doing(doing)?).doing(doing)?;
         let store = Self::at(path).map_err(|e| match e.fault() {
             Fault::NoRepository => e.as_fault(Fault::Misuse),
             _ => e,
         })?;
-        match folder::occupant(&store.root).doing(doing)? {
+        match folder::occupant(&store.root, leftovers).doing(doing)? {
             None => Ok(store),
             Some(name) => Err(Error::misuse(format!(
                 "{} is not empty: it holds {name:?}, and a repository needs a folder of its own",

@@ -117,6 +117,18 @@ impl Ran {
     }
 }
 
+/// The program, knowing of nothing that the environment of the tests may say.
+pub fn pastfs<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pastfs"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PASTFS_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).env("RUST_BACKTRACE", "1").env("TZ", "UTC").stdin(Stdio::null());
+    command
+}
+
 fn line_of(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
@@ -225,21 +237,12 @@ impl Scene {
 
     /// pastfs with this scene's repository, key and cache.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pastfs"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("PASTFS_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = pastfs(args);
         command
-            .args(args)
             .current_dir(&self.dir)
             .env("PASTFS_REPOSITORY", self.repository())
             .env("PASTFS_KEY_FILE", self.key())
-            .env("PASTFS_CACHE", self.cache())
-            .env("RUST_BACKTRACE", "1")
-            .env("TZ", "UTC")
-            .stdin(Stdio::null());
+            .env("PASTFS_CACHE", self.cache());
         command
     }
 
