@@ -30,6 +30,7 @@ mod view_tests;
 mod views;
 #[cfg(test)]
 mod views_tests;
+mod walking;
 mod xattrs;
 
 pub use mountpoint::{mountpoints, umount};

@@ -12,6 +12,7 @@ use super::pushing::Pushing;
 use super::reading::Readers;
 use super::snapshots::{Changes, Shown, Snapshots};
 use super::versions::Past;
+use super::walking::Walking;
 use crate::clock::Time;
 use crate::event::{Event, Observer};
 use crate::fault::{Error, Fault, Result as Outcome};
@@ -69,6 +70,7 @@ pub(super) struct View {
     pub(super) folders: Folders,
     pub(super) readers: Readers,
     pub(super) pushing: Pushing,
+    pub(super) walking: Walking,
     pub(super) counters: Counters,
     sight: RwLock<Arc<Sight>>,
     told: Mutex<HashSet<String>>,
@@ -113,6 +115,7 @@ impl View {
             folders: Folders::new(),
             readers: Readers::new(),
             pushing: Pushing::default(),
+            walking: Walking::default(),
             counters: Counters::default(),
             sight: RwLock::new(Arc::new(Sight { snapshots, past })),
             told: Mutex::default(),
