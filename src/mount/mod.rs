@@ -18,6 +18,7 @@ mod mountpoint;
 pub mod names;
 mod numbering;
 mod owners;
+mod past;
 mod pushing;
 mod reading;
 mod serve;

@@ -264,8 +264,9 @@ fn look_for_snapshots(
                 if std::mem::take(&mut away) || found_again {
                     view.over("the repository can be read again");
                 }
-                let changes = view.refresh(shown);
-                if changes.any && tell.send(Notice::Changed(changes)).is_err() {
+                if let Some(changes) = view.refresh(shown)
+                    && tell.send(Notice::Changed(changes)).is_err()
+                {
                     return;
                 }
             }

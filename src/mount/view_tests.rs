@@ -345,7 +345,7 @@ fn snapshots_come_and_go_while_mounted() {
     let old = w.walk(&format!("{ONE}/f")).unwrap();
     let before = w.walk("latest").unwrap();
     let changes = w.view.refresh(vec![w.snapshot(2, &[inline("f", "2")])]);
-    assert_eq!((changes.names.len(), changes.any), (2, true));
+    assert_eq!(changes.unwrap().names.len(), 2);
     assert_eq!(w.walk(ONE), Err(Errno::ENOENT));
     let now = w.walk("latest").unwrap();
     assert_ne!(before, now);
