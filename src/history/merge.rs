@@ -116,7 +116,7 @@ fn leaves(
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Shelf, file, folder};
-    use super::super::{find, root};
+    use super::super::{find, root, since};
     use super::*;
     use crate::fault::Fault;
     use crate::format::tree::Node;
@@ -162,6 +162,46 @@ mod tests {
         touched.stat.mtime.seconds = 2;
         let c = shelf.tree([touched]);
         assert_eq!(merged(&shelf, &strands(&[a, c]), &mut lost).unwrap()[0].versions.len(), 2);
+    }
+
+    #[test]
+    fn what_was_known_and_what_came_later_are_all() {
+        let mut shelf = Shelf::default();
+        let inner = [shelf.tree([file("in", 1, b"")]), shelf.tree([file("in", 2, b"x")])];
+        let mut x = 7u32;
+        let mut draw = |n: u32| {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> 16) % n
+        };
+        let trees: Vec<ChunkId> = (0..60)
+            .map(|_| {
+                let mut entries = Vec::new();
+                for name in ["a", "b", "c"] {
+                    match draw(6) {
+                        0 => {}
+                        1 | 2 => entries.push(folder(name.as_bytes(), inner[draw(2) as usize])),
+                        n => entries.push(file(name, i64::from(n), b"x")),
+                    }
+                }
+                shelf.tree(entries)
+            })
+            .collect();
+        let (folder, mut lost) = (strands(&trees), Vec::new());
+        let all = merged(&shelf, &folder, &mut lost).unwrap();
+        for cut in 0..=60 {
+            let mut before = folder.clone();
+            before.iter_mut().for_each(|s| s.snapshots = s.snapshots.iter().filter(|i| *i < cut).collect());
+            before.retain(|s| !s.snapshots.is_empty());
+            let known = merged(&shelf, &before, &mut lost).unwrap();
+            let later = merged(&shelf, &since(&folder, cut), &mut lost).unwrap();
+            let mut names: BTreeMap<Vec<u8>, Name> = known.into_iter().map(|n| (n.name.clone(), n)).collect();
+            for name in later {
+                let known = names.remove(&name.name);
+                let whole = known.map_or_else(|| name.clone(), |k| k.extended(name.clone()));
+                names.insert(name.name, whole);
+            }
+            assert_eq!(names.into_values().collect::<Vec<_>>(), all, "cut at {cut}");
+        }
     }
 
     #[test]

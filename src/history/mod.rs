@@ -107,18 +107,36 @@ impl Name {
         self.versions.iter().find(|v| v.snapshots.contains(snapshot))
     }
 
+    /// The same name with what `later` snapshots have, all of them behind those that this is about.
+    pub fn extended(mut self, later: Name) -> Self {
+        for v in later.versions {
+            add(&mut self.versions, v.entry, &v.snapshots, same_version);
+        }
+        for d in later.doors {
+            add(&mut self.doors, d.entry, &d.snapshots, same_door);
+        }
+        for s in later.folders {
+            self.add_tree(s.tree, &s.snapshots);
+        }
+        self
+    }
+
     /// Takes in an entry of this name.
     fn add(&mut self, entry: Entry, snapshots: &Runs) {
         let Node::Folder(tree) = entry.node else {
             return add(&mut self.versions, entry, snapshots, same_version);
         };
+        self.add_tree(tree, snapshots);
+        add(&mut self.doors, entry, snapshots, same_door);
+    }
+
+    fn add_tree(&mut self, tree: ChunkId, snapshots: &Runs) {
         // Mostly it is the newest. Where it is none, all are looked at: quadratic in the number of trees, which
         // at ten thousand is still less than reading them.
         match self.folders.iter_mut().rev().find(|s| s.tree == tree) {
             Some(strand) => strand.snapshots.unite(snapshots),
             None => self.folders.push(Strand { tree, snapshots: snapshots.clone() }),
         }
-        add(&mut self.doors, entry, snapshots, same_door);
     }
 
     /// Once all entries are in: puts them in order.
@@ -140,6 +158,12 @@ fn add(list: &mut Vec<Version>, entry: Entry, snapshots: &Runs, same: fn(&Entry,
         }
         None => list.push(Version { entry, snapshots: snapshots.clone() }),
     }
+}
+
+/// The same trees, as far as snapshots from `first` on hold them.
+pub fn since(folder: &[Strand], first: u32) -> Vec<Strand> {
+    let later = folder.iter().map(|s| Strand { tree: s.tree, snapshots: s.snapshots.since(first) });
+    later.filter(|s| !s.snapshots.is_empty()).collect()
 }
 
 /// Damage goes to `lost`, whatever else it is ends the work.

@@ -51,6 +51,12 @@ impl Runs {
     pub fn ranges(&self) -> &[(u32, u32)] {
         &self.0
     }
+    /// Those from `first` on.
+    #[must_use]
+    pub fn since(&self, first: u32) -> Runs {
+        let at = self.0.partition_point(|(_, last)| *last < first);
+        Runs(self.0[at..].iter().map(|(from, last)| (*from.max(&first), *last)).collect())
+    }
     /// Adds all of `other`.
     pub fn unite(&mut self, other: &Runs) {
         match (self.0.last_mut(), other.0.first()) {
@@ -115,6 +121,8 @@ mod tests {
             assert_eq!(runs.count(), plain.len() as u64);
             assert_eq!((runs.first(), runs.last()), (plain.first().copied(), plain.last().copied()));
             assert!((0..26).all(|i| runs.contains(i) == plain.contains(&i)));
+            let from = draw(26) as u32;
+            assert!(runs.since(from).iter().eq(plain.range(from..).copied()));
             assert!(runs.ranges().windows(2).all(|w| w[0].1 + 1 < w[1].0), "{runs:?}");
         }
     }

@@ -6,9 +6,9 @@ use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, Node as Kind, Stat};
 use crate::tree::Chunks;
 
-/// Pages of extents that are read to learn how much of a long file is data: enough for some gigabytes. A
+/// Pages of extents that are read to learn how much of a long file is data: enough for a gigabyte or more. A
 /// file with more is taken for data as a whole, or one `ls` would read megabytes for each.
-const PAGES_MAX: usize = 32;
+const PAGES_MAX: usize = 64;
 /// `st_blocks` counts in these units, whatever the file system.
 const BLOCK: u64 = 512;
 

@@ -3,6 +3,7 @@
 use super::attributes::{Attributes, Type};
 use super::counters::Kind;
 use super::errno::Errno;
+use super::inodes::Node;
 use super::pushing::Due;
 use super::view::{FOREVER, Line, Looked, View};
 use fuser::{
@@ -39,20 +40,23 @@ pub(super) struct Fuse {
     limit: usize,
     /// Called with what is to be pushed.
     push: Box<dyn Fn(Due) + Send + Sync>,
+    /// Called with a folder that a walk has come to.
+    walk: Box<dyn Fn(Arc<Node>) + Send + Sync>,
 }
 
 impl Fuse {
     /// `crowded` is called, often and from any thread, while the kernel holds more than `limit` nodes; `push` with what a
-    /// thread that answers nothing is to push.
+    /// thread that answers nothing is to push, `walk` with the folder whose next ones some thread is to decode.
     pub fn new(
         view: Arc<View>,
         acl: bool,
         limit: usize,
         crowded: impl Fn() + Send + Sync + 'static,
         push: impl Fn(Due) + Send + Sync + 'static,
+        walk: impl Fn(Arc<Node>) + Send + Sync + 'static,
     ) -> Self {
-        let (crowded, push) = (Box::new(crowded), Box::new(push));
-        Self { view, acl, no_open: false, no_opendir: false, crowded, limit, push }
+        let (crowded, push, walk) = (Box::new(crowded), Box::new(push), Box::new(walk));
+        Self { view, acl, no_open: false, no_opendir: false, crowded, limit, push, walk }
     }
 
     fn count(&self, kind: Kind) {
@@ -291,6 +295,11 @@ impl Filesystem for Fuse {
         match calm(|| self.view.list(ino.0, offset, true, &mut take)) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(code(e)),
+        }
+        if offset == 0
+            && let Some(folder) = self.view.walked(ino.0)
+        {
+            (self.walk)(folder);
         }
         self.watch();
     }

@@ -18,6 +18,7 @@ mod mountpoint;
 pub mod names;
 mod numbering;
 mod owners;
+mod past;
 mod pushing;
 mod reading;
 mod serve;
@@ -30,6 +31,7 @@ mod view_tests;
 mod views;
 #[cfg(test)]
 mod views_tests;
+mod walking;
 mod xattrs;
 
 pub use mountpoint::{mountpoints, umount};

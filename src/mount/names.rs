@@ -130,7 +130,7 @@ impl Names {
     }
 
     /// The name of one snapshot, without regard to others.
-    fn plain(&self, s: &Named<'_>) -> Vec<u8> {
+    pub(super) fn plain(&self, s: &Named<'_>) -> Vec<u8> {
         let mut name = Vec::new();
         for part in &self.parts {
             match part {
@@ -155,21 +155,28 @@ impl Names {
     /// Names for all snapshots of one listing, which are sorted by (time, id). Of those that would have
     /// the same name, the second and later get `-` and the first 8 digits of their id.
     pub fn all(&self, snapshots: &[Named<'_>]) -> Vec<Vec<u8>> {
-        let mut taken: HashSet<Vec<u8>> = BESIDE.iter().map(|n| n.to_vec()).collect();
-        let mut names = Vec::with_capacity(snapshots.len());
-        for s in snapshots {
-            let plain = self.plain(s);
-            let with = |id: String| [plain.as_slice(), b"-", id.as_bytes()].concat();
-            let name = [plain.clone(), with(s.id.short()), with(s.id.hex())]
+        let plain: Vec<Vec<u8>> = snapshots.iter().map(|s| self.plain(s)).collect();
+        apart(plain.iter().map(Vec::as_slice).zip(snapshots.iter().map(|s| s.id)))
+    }
+}
+
+/// As [`Names::all`], from what each snapshot would be called if it were alone.
+pub(super) fn apart<'a>(snapshots: impl Iterator<Item = (&'a [u8], &'a SnapshotId)>) -> Vec<Vec<u8>> {
+    let mut taken: HashSet<Vec<u8>> = BESIDE.iter().map(|n| n.to_vec()).collect();
+    let name = |(plain, id): (&[u8], &SnapshotId)| {
+        let with = |id: String| [plain, b"-", id.as_bytes()].concat();
+        let mut name = plain.to_vec();
+        if taken.contains(&name) {
+            name = [with(id.short()), with(id.hex())]
                 .into_iter()
                 .find(|n| !taken.contains(n))
                 // Only where somebody else's tag spells out this very id.
-                .unwrap_or_else(|| s.id.hex().into_bytes());
-            taken.insert(name.clone());
-            names.push(name);
+                .unwrap_or_else(|| id.hex().into_bytes());
         }
-        names
-    }
+        taken.insert(name.clone());
+        name
+    };
+    snapshots.map(name).collect()
 }
 
 /// How a time outside of the years -9999 to 9999 is written.

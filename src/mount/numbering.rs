@@ -45,6 +45,7 @@ mod kind {
     pub const MADE: u8 = 4;
     pub const LINK: u8 = 5;
     pub const VERSIONS: u8 = 6;
+    pub const PLACE: u8 = 7;
 }
 
 impl Numbering {
@@ -96,6 +97,15 @@ impl Numbering {
     /// The number of the folder that shows all versions of a path.
     pub fn versions(&self, path: &PathDigest) -> Fingerprint {
         self.fingerprint(&[&[kind::VERSIONS], path.as_slice()].concat())
+    }
+
+    /// Where a name stands in a listing: behind `.` and `..`, and such that the place behind it is still one for the
+    /// kernel (`loff_t`). Of two names of one folder it is the same once in 2^62.
+    pub fn place(&self, name: &[u8]) -> u64 {
+        let hash = self.hash(&[&[kind::PLACE], name].concat());
+        let mut place = [0; 8];
+        place.copy_from_slice(&hash[..8]);
+        RESERVED + (u64::from_le_bytes(place) >> 2)
     }
 
     /// The number of an entry in the folder with the digest `folder`, shown as owned by `owner`.

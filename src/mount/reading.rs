@@ -6,22 +6,24 @@ use super::lru::Lru;
 use super::view::View;
 use crate::fault::Error;
 use crate::format::tree::Node as Kind;
-use crate::tree::FileReader;
+use crate::tree::{Extents, FileReader};
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// Files that are being read in several steps. Each may hold a page of extents, some 300 KB decoded.
+/// Files that are being read in several steps.
 const READERS: usize = 64;
 
 /// The files that are being read.
 pub(super) struct Readers {
     open: Mutex<Lru<u64, Arc<FileReader>>>,
+    /// Of all of them, so that memory has one bound.
+    extents: Arc<Extents>,
 }
 
 impl Readers {
     pub fn new() -> Self {
-        Self { open: Mutex::new(Lru::new(READERS)) }
+        Self { open: Mutex::new(Lru::new(READERS)), extents: Arc::default() }
     }
     /// The node is gone.
     pub fn remove(&self, ino: u64) {
@@ -73,7 +75,7 @@ impl View {
             }
             _ => return Err(Errno::EINVAL),
         };
-        let reader = Arc::new(FileReader::new(content));
+        let reader = Arc::new(FileReader::sharing(content, self.readers.extents.clone()));
         if reader.len() > len {
             self.readers.open.lock().put(node.ino, reader.clone(), 1);
         }

@@ -4,7 +4,7 @@
 use super::Options;
 use super::eviction::Eviction;
 use super::fuse::Fuse;
-use super::inodes::ROOT;
+use super::inodes::{Node, ROOT};
 use super::mountpoint::{self, Backing, Mounted, NAME};
 use super::pushing::Due;
 use super::session::Signals;
@@ -33,6 +33,9 @@ const THREADS_MAX: usize = 16;
 
 /// Folders that wait to be pushed; more are not taken.
 const DUE_MAX: usize = 16;
+
+/// Folders that a walk has come to and that wait; more are not taken.
+const WALKED_MAX: usize = 4;
 
 /// Lists the snapshots that are there now. Looks for the repository anew where reading is told to be `lost` (a list may
 /// still come from the kernel's cache then), or where the list fails.
@@ -82,7 +85,10 @@ pub(super) fn serve(
             }
         }
     };
-    let fuse = Fuse::new(view.clone(), options.allow_other, limit, crowd, push);
+    let (walk, walked) = bounded::<Arc<Node>>(WALKED_MAX);
+    // Where there is more to do than is done, the walk waits for what it needs as it would without.
+    let walk = move |folder| drop(walk.try_send(folder));
+    let fuse = Fuse::new(view.clone(), options.allow_other, limit, crowd, push, walk);
     let session = attach(fuse, &path, options, &backing.source).map_err(|e| refused(&path, e))?;
     let mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
@@ -115,6 +121,10 @@ pub(super) fn serve(
         spawn("push", {
             let (view, notifier) = (view.clone(), session.notifier());
             move || push_files(&view, &notifier, &owed)
+        })?,
+        spawn("decode", {
+            let view = view.clone();
+            move || walked.iter().for_each(|folder| view.decode_ahead(&folder))
         })?,
         spawn("refresh", {
             let refresh = options.refresh;
@@ -254,8 +264,9 @@ fn look_for_snapshots(
                 if std::mem::take(&mut away) || found_again {
                     view.over("the repository can be read again");
                 }
-                let changes = view.refresh(shown);
-                if changes.any && tell.send(Notice::Changed(changes)).is_err() {
+                if let Some(changes) = view.refresh(shown)
+                    && tell.send(Notice::Changed(changes)).is_err()
+                {
                     return;
                 }
             }

@@ -1,96 +1,22 @@
 //! `versions/`: the paths of all snapshots together. A folder there lists everything that ever lived in it; a file
 //! is a folder with an entry for each of its versions, which is the very file of the first snapshot that holds it.
 //!
-//! Nodes hold a name and a digest of the path alone. What is there comes from [`history`], and is kept for as long as
-//! the snapshots stay the same and there is room.
+//! Nodes hold a name and a digest of the path alone. What is there comes from [`history`] by way of
+//! [`past`](super::past), which keeps it.
 
 use super::attributes::{self, Attributes, Type};
 use super::errno::Errno;
-use super::folders;
 use super::inodes::{Folder, Made, Node, ROOT, What};
-use super::lru::Lru;
 use super::names::extension;
 use super::numbering::PathDigest;
 use super::owners;
-use super::snapshots::{Shown, Snapshots};
+use super::past::{Known, Memory, Union};
+use super::snapshots::Shown;
 use super::view::{Sight, View};
 use crate::clock::Time;
 use crate::history::{self, Lost, Name, Runs};
-use parking_lot::Mutex;
-use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
-
-/// Memory for the unions of folders, in bytes. One is kept even if it alone is over.
-const UNIONS_BYTES: usize = 48 << 20;
-/// Memory for single names, in bytes: those on the way to what is looked at.
-const NAMES_BYTES: usize = 16 << 20;
-
-/// A name in all snapshots.
-pub(super) struct Known {
-    pub name: Name,
-    labels: OnceLock<Vec<Vec<u8>>>,
-}
-
-impl Known {
-    fn new(name: Name) -> Arc<Self> {
-        Arc::new(Self { name, labels: OnceLock::new() })
-    }
-
-    /// The snapshot since which all is as it is: before it there was another tree, or another version.
-    fn changed(&self) -> Option<u32> {
-        let versions = self.name.versions.iter().map(|v| &v.snapshots);
-        let folders = self.name.folders.iter().map(|s| &s.snapshots);
-        versions.chain(folders).filter_map(|runs| runs.ranges().last()).map(|(first, _)| *first).max()
-    }
-
-    /// About the bytes of memory that it takes.
-    fn cost(&self) -> usize {
-        let runs = |r: &Runs| size_of::<Runs>() + 16 * r.ranges().len();
-        let entries = self.name.versions.iter().chain(&self.name.doors);
-        let strands = self.name.folders.iter().map(|s| 32 + runs(&s.snapshots)).sum::<usize>();
-        // A label of 40 bytes, some day, for each.
-        let entries: usize = entries.map(|v| folders::cost(&v.entry) + runs(&v.snapshots) + 64).sum();
-        size_of::<Self>() + 64 + self.name.name.len() + strands + entries
-    }
-}
-
-/// All that ever was in a folder, sorted by name.
-pub(super) type Union = Arc<Vec<Arc<Known>>>;
-
-/// What was found out about the snapshots of one moment.
-pub(super) struct Past {
-    names: Mutex<Lru<PathDigest, Arc<Known>>>,
-    unions: Mutex<Lru<PathDigest, Union>>,
-    /// How many of the snapshots up to each, itself included, are another host's.
-    foreign: Vec<u32>,
-}
-
-impl Past {
-    /// Nothing is read yet. `foreign`: whether a snapshot is another host's, where others may look in.
-    pub fn new(snapshots: &Snapshots, foreign: impl Fn(&Shown) -> bool) -> Self {
-        let count = snapshots.list.iter().scan(0u32, |n, l| {
-            *n += u32::from(foreign(&l.shown));
-            Some(*n)
-        });
-        Self {
-            names: Mutex::new(Lru::new(NAMES_BYTES)),
-            unions: Mutex::new(Lru::new(UNIONS_BYTES)),
-            foreign: count.collect(),
-        }
-    }
-
-    /// Whether some of these snapshots are this host's, and whether some are another's.
-    fn hosts(&self, snapshots: &Runs) -> (bool, bool) {
-        let upto = |i: u32| self.foreign.get(i as usize).copied().unwrap_or_default();
-        let (mut own, mut foreign) = (false, false);
-        for (first, last) in snapshots.ranges() {
-            let n = upto(*last) - first.checked_sub(1).map_or(0, upto);
-            foreign |= n > 0;
-            own |= n <= last - first;
-        }
-        (own, foreign)
-    }
-}
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 impl View {
     /// What is known of the path of a folder in `versions/`.
@@ -98,34 +24,46 @@ impl View {
     /// # Errors
     /// ENOENT where no snapshot has it any more.
     pub(super) fn known(&self, sight: &Sight, node: &Node) -> Result<Arc<Known>, Errno> {
-        // From where something is known already, or the top, down again. A loop: a path may be deep.
+        // From where all is known already, or the top, down again. A loop: a path may be deep.
         let mut open = Vec::new();
         let mut at = node;
         let mut known = loop {
-            let What::Made(Made::Versions(digest)) = &at.what else { break self.known_top(sight, at)? };
-            if let Some(known) = sight.past.names.lock().get(digest) {
+            let What::Made(Made::Versions(digest)) = &at.what else { return Err(Errno::ENOTDIR) };
+            if let Memory::All(known) = sight.past.name(digest) {
                 break known;
             }
-            open.push((at, digest));
-            at = at.parent.as_deref().ok_or(Errno::ESTALE)?;
-        };
-        while let Some((node, digest)) = open.pop() {
-            match &node.parent {
-                Some(folder) if !is_top(node) => {
-                    known = self.find(sight, folder, &known, &node.name)?.ok_or(Errno::ENOENT)?;
+            match &at.parent {
+                Some(folder) if !is_top(at) => {
+                    open.push((at, folder));
+                    at = folder;
                 }
-                _ => sight.past.names.lock().put(**digest, known.clone(), known.cost()),
+                _ => break self.known_top(sight, at, digest)?,
             }
+        };
+        while let Some((node, folder)) = open.pop() {
+            known = self.find(sight, folder, &known, &node.name)?.ok_or(Errno::ENOENT)?;
         }
         Ok(known)
     }
 
-    fn known_top(&self, sight: &Sight, node: &Node) -> Result<Arc<Known>, Errno> {
-        let pages: Vec<_> = (0..).zip(&sight.snapshots.list).map(|(i, l)| (i, l.shown.root)).collect();
+    fn known_top(&self, sight: &Sight, node: &Node, digest: &PathDigest) -> Result<Arc<Known>, Errno> {
+        let (from, before) = match sight.past.name(digest) {
+            Memory::All(known) => return Ok(known),
+            Memory::Until(from, known) => (from, Some(known)),
+            Memory::Nothing => (0, None),
+        };
+        let pages = (0..).zip(&sight.snapshots.list).skip(from as usize);
+        let pages: Vec<_> = pages.map(|(i, l)| (i, l.shown.root)).collect();
         let mut lost = Vec::new();
         let top = history::root(self.chunks(), &pages, &mut lost);
         self.tell_lost(sight, node, &lost);
-        Ok(Known::new(top.map_err(|e| self.failed(node, &e))?))
+        let top = top.map_err(|e| self.failed(node, &e))?;
+        let known = Known::new(match before {
+            Some(before) => before.name.clone().extended(top),
+            None => top,
+        });
+        sight.past.put_name(digest, &known, lost.is_empty());
+        Ok(known)
     }
 
     /// One name in a folder of `versions/`.
@@ -138,36 +76,48 @@ impl View {
     ) -> Result<Option<Arc<Known>>, Errno> {
         let What::Made(Made::Versions(path)) = &folder.what else { return Err(Errno::ENOTDIR) };
         let digest = self.numbering.path(path, name);
-        if let Some(known) = sight.past.names.lock().get(&digest) {
-            return Ok(Some(known));
-        }
-        let union = sight.past.unions.lock().get(path);
-        if let Some(union) = union {
-            let place = union.binary_search_by(|k| k.name.name.as_slice().cmp(name));
-            return Ok(place.ok().map(|i| union[i].clone()));
+        let (from, before) = match sight.past.name(&digest) {
+            Memory::All(known) => return Ok(Some(known)),
+            Memory::Until(from, known) => (from, Some(known)),
+            Memory::Nothing => (0, None),
+        };
+        if let Memory::All(union) = sight.past.union(path) {
+            return Ok(union.get(name).cloned());
         }
         let mut lost = Vec::new();
-        let found = history::child(self.chunks(), &known.name.folders, name, &mut lost);
+        let strands = history::since(&known.name.folders, from);
+        let found = history::child(self.chunks(), &strands, name, &mut lost);
         self.tell_lost(sight, folder, &lost);
-        let Some(found) = found.map_err(|e| self.failed(folder, &e))? else { return Ok(None) };
-        let found = Known::new(found);
-        sight.past.names.lock().put(digest, found.clone(), found.cost());
+        let found = found.map_err(|e| self.failed(folder, &e))?;
+        let Some(found) = completed(before.as_ref(), found) else { return Ok(None) };
+        sight.past.put_name(&digest, &found, lost.is_empty());
         Ok(Some(found))
     }
 
     /// All names of a folder in `versions/`.
-    fn union(&self, sight: &Sight, folder: &Node, known: &Known) -> Result<Union, Errno> {
+    fn union(&self, sight: &Sight, folder: &Node, known: &Known) -> Result<Arc<Union>, Errno> {
         let What::Made(Made::Versions(digest)) = &folder.what else { return Err(Errno::ENOTDIR) };
-        if let Some(union) = sight.past.unions.lock().get(digest) {
-            return Ok(union);
-        }
+        let (from, before) = match sight.past.union(digest) {
+            Memory::All(union) => return Ok(union),
+            Memory::Until(from, union) => (from, Some(union)),
+            Memory::Nothing => (0, None),
+        };
         let mut lost = Vec::new();
-        let names = history::merged(self.chunks(), &known.name.folders, &mut lost);
+        let strands = history::since(&known.name.folders, from);
+        let found = history::merged(self.chunks(), &strands, &mut lost);
         self.tell_lost(sight, folder, &lost);
-        let names = names.map_err(|e| self.failed(folder, &e))?;
-        let union: Union = Arc::new(names.into_iter().map(Known::new).collect());
-        let cost = union.iter().map(|k| k.cost()).sum();
-        sight.past.unions.lock().put(**digest, union.clone(), cost);
+        let found = found.map_err(|e| self.failed(folder, &e))?;
+        let mut names: BTreeMap<Vec<u8>, Arc<Known>> = BTreeMap::new();
+        for known in before.iter().flat_map(|union| &union.names) {
+            names.insert(known.name.name.clone(), known.clone());
+        }
+        for found in found {
+            if let Some(known) = completed(names.get(&found.name), Some(found)) {
+                names.insert(known.name.name.clone(), known);
+            }
+        }
+        let union = Union::new(names.into_values().collect());
+        sight.past.put_union(digest, &union, lost.is_empty());
         Ok(union)
     }
 
@@ -180,8 +130,7 @@ impl View {
                 0 | 1 => String::new(),
                 n => format!(" and {} more", n - 1),
             };
-            // The top is found out about from the root of the mount.
-            let path = if node.ino == ROOT { b"/versions".to_vec() } else { node.path() };
+            let path = node.path();
             let path = String::from_utf8_lossy(&path);
             self.warn(format!("{path} leaves out what snapshot {of}{more} holds: {}", l.error.chain()));
         }
@@ -207,34 +156,47 @@ impl View {
         Ok(self.find(sight, folder, &known, name)?.map(Below::Path))
     }
 
-    /// What lies in a folder of `versions/`, from place `from` on: the versions of a file, by time, then what is below,
-    /// by name; until `each` answers that it is enough.
+    /// What lies in a folder of `versions/`, from a place on, until `each` answers that it is enough: the versions of a file,
+    /// and what is below. The order is that of a hash of the names, so that a listing in several steps neither skips nor
+    /// repeats a name, whatever came and went meanwhile.
     pub(super) fn version_children(
         &self,
         sight: &Sight,
         folder: &Node,
-        from: usize,
+        from: u64,
         each: &mut EachBelow<'_>,
     ) -> Result<(), Errno> {
         let known = self.known(sight, folder)?;
-        let count = known.name.versions.len();
-        if from < count {
-            for (i, label) in self.labels(sight, folder, &known)?.iter().enumerate().skip(from) {
-                if each(i, label, Below::Version(known.clone(), i))? {
-                    return Ok(());
-                }
-            }
+        let place = |name: &[u8]| self.numbering.place(name);
+        let mut versions = Vec::new();
+        if !known.name.versions.is_empty() {
+            let labels = self.labels(sight, folder, &known)?.iter().enumerate();
+            versions.extend(labels.map(|(i, label)| (place(label), label, i)).filter(|v| v.0 >= from));
+            versions.sort_unstable();
         }
-        if known.name.folders.is_empty() {
-            return Ok(());
-        }
-        let union = self.union(sight, folder, &known)?;
-        for (i, below) in union.iter().enumerate().skip(from.saturating_sub(count)) {
-            if each(count + i, &below.name.name, Below::Path(below.clone()))? {
+        let mut versions = versions.into_iter().peekable();
+        let union = match known.name.folders.is_empty() {
+            true => Union::new(Vec::new()),
+            false => self.union(sight, folder, &known)?,
+        };
+        let mut below = union.from(from, place).peekable();
+        loop {
+            let first = match (versions.peek(), below.peek()) {
+                (None, None) => return Ok(()),
+                (Some(version), Some(path)) => version.0 <= path.0,
+                (version, _) => version.is_some(),
+            };
+            let enough = match (first.then(|| versions.next()).flatten(), first) {
+                (Some((place, label, i)), _) => each(place, label, Below::Version(known.clone(), i))?,
+                (None, _) => match below.next() {
+                    Some((place, path)) => each(place, &path.name.name, Below::Path(path.clone()))?,
+                    None => return Ok(()),
+                },
+            };
+            if enough {
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     /// The names of a file's versions: the time of the first snapshot that holds each, and the file's extension. Those that
@@ -246,7 +208,7 @@ impl View {
         let mut taken: HashSet<Vec<u8>> = HashSet::new();
         if !known.name.folders.is_empty() {
             let union = self.union(sight, folder, known)?;
-            taken.extend(union.iter().map(|k| k.name.name.clone()));
+            taken.extend(union.names.iter().map(|k| k.name.name.clone()));
         }
         let extension = extension(&known.name.name);
         let mut labels = Vec::with_capacity(known.name.versions.len());
@@ -382,7 +344,16 @@ pub(super) fn is_top(node: &Node) -> bool {
 }
 
 /// Takes a line with its place; whether that is enough.
-type EachBelow<'a> = dyn FnMut(usize, &[u8], Below) -> Result<bool, Errno> + 'a;
+type EachBelow<'a> = dyn FnMut(u64, &[u8], Below) -> Result<bool, Errno> + 'a;
+
+/// What is known of a name with what the snapshots behind hold; nothing if none ever had it.
+fn completed(before: Option<&Arc<Known>>, found: Option<Name>) -> Option<Arc<Known>> {
+    match (before, found) {
+        (Some(before), Some(found)) => Some(Known::new(before.name.clone().extended(found))),
+        (Some(before), None) => Some(before.clone()),
+        (None, found) => found.map(Known::new),
+    }
+}
 
 fn first<'a>(sight: &'a Sight, snapshots: &Runs) -> Result<&'a Arc<Shown>, Errno> {
     let listed = snapshots.first().and_then(|i| sight.snapshots.list.get(i as usize));

@@ -8,10 +8,11 @@ use super::inodes::{Folder, Node, Nodes, ROOT, What};
 use super::names::Names;
 use super::numbering::{Fingerprint, Numbering};
 use super::owners::Owners;
+use super::past::Past;
 use super::pushing::Pushing;
 use super::reading::Readers;
 use super::snapshots::{Changes, Shown, Snapshots};
-use super::versions::Past;
+use super::walking::Walking;
 use crate::clock::Time;
 use crate::event::{Event, Observer};
 use crate::fault::{Error, Fault, Result as Outcome};
@@ -69,6 +70,7 @@ pub(super) struct View {
     pub(super) folders: Folders,
     pub(super) readers: Readers,
     pub(super) pushing: Pushing,
+    pub(super) walking: Walking,
     pub(super) counters: Counters,
     sight: RwLock<Arc<Sight>>,
     told: Mutex<HashSet<String>>,
@@ -113,6 +115,7 @@ impl View {
             folders: Folders::new(),
             readers: Readers::new(),
             pushing: Pushing::default(),
+            walking: Walking::default(),
             counters: Counters::default(),
             sight: RwLock::new(Arc::new(Sight { snapshots, past })),
             told: Mutex::default(),
@@ -130,14 +133,17 @@ impl View {
         self.sight.read().clone()
     }
 
-    /// Shows these snapshots, sorted by (time, id), from now on.
-    pub fn refresh(&self, shown: Vec<Shown>) -> Changes {
-        let (snapshots, changes) = self.sight().snapshots.next(shown, &self.setting.names);
-        if changes.any {
-            let past = Past::new(&snapshots, |s| self.is_foreign(s));
-            *self.sight.write() = Arc::new(Sight { snapshots, past });
-        }
-        changes
+    /// Shows these snapshots, sorted by (time, id), from now on; what changed, if anything has.
+    pub fn refresh(&self, shown: Vec<Shown>) -> Option<Changes> {
+        let before = self.sight();
+        let (snapshots, changes) = before.snapshots.next(shown, &self.setting.names)?;
+        let is_foreign = |s: &Shown| self.is_foreign(s);
+        let past = match changes.behind {
+            true => before.past.go_on(&snapshots, is_foreign),
+            false => Past::new(&snapshots, is_foreign),
+        };
+        *self.sight.write() = Arc::new(Sight { snapshots, past });
+        Some(changes)
     }
 
     /// Tells the observer of a failure, once for each file, and answers its errno.

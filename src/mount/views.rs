@@ -5,8 +5,9 @@ use super::errno::Errno;
 use super::inodes::{Group, Link, Made, Node, What};
 use super::names::{AT, BESIDE, BY_HOST, BY_TAG, LATEST, VERSIONS};
 use super::numbering::{Fingerprint, PathDigest};
+use super::past::Known;
 use super::snapshots::{Listed, Shown};
-use super::versions::{Below, Known, is_top};
+use super::versions::{Below, is_top};
 use super::view::{BRIEFLY, FOREVER, Line, Looked, NAME_MAX, Sight, View};
 use crate::moment;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// Lines of the root from which on there are snapshots, by serial; what lies beside them stands before.
 const FIRST_SNAPSHOT: u64 = 16;
+
+/// Lines of `by-host` and `by-tag` from which on there are the groups, by serial.
+const FIRST_GROUP: u64 = 2;
 
 /// What lies in a folder of the mount's own.
 enum Child {
@@ -112,8 +116,8 @@ impl View {
             // Any time is a name: there is no end to them.
             Made::At => {}
             Made::By(by) => {
-                for (name, place) in snapshots.groups(*by).zip(2..).skip_while(|(_, place)| *place < from) {
-                    if each(place, name, Child::Folder(Made::Of(*by)))? {
+                for (serial, name) in snapshots.groups(*by, from.saturating_sub(FIRST_GROUP)) {
+                    if each(FIRST_GROUP + serial, name, Child::Folder(Made::Of(*by)))? {
                         return Ok(());
                     }
                 }
@@ -133,9 +137,8 @@ impl View {
                 }
             }
             Made::Versions(path) => {
-                let from = usize::try_from(from.saturating_sub(2)).unwrap_or(usize::MAX);
-                self.version_children(sight, folder, from, &mut |i, name, below| {
-                    each(i as u64 + 2, name, self.below(path, name, below))
+                self.version_children(sight, folder, from, &mut |place, name, below| {
+                    each(place, name, self.below(path, name, below))
                 })?;
             }
         }

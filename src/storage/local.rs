@@ -7,6 +7,7 @@
 //! something else is mounted over its path, and a hostile storage cannot point out of it.
 
 use super::folder::{self, Temporary, adopt, open_folder, sync_folder};
+use super::opened::Opened;
 use super::{Listed, Store, TEMPORARY, check_name, check_prefix};
 use crate::clock::{self, Time};
 use crate::fault::{Doing, Error, Fault, Result};
@@ -15,12 +16,13 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read, Write};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How much of an object is compared at a time.
 const COMPARE_BYTES: usize = 256 * 1024;
@@ -42,6 +44,7 @@ pub struct Local {
     may_be_stale: bool,
     /// Folders whose own entries this process has synced, up to the root.
     settled: Mutex<HashSet<String>>,
+    opened: Opened,
 }
 
 impl Local {
@@ -92,7 +95,7 @@ impl Local {
             Err(e) => return Err(e).doing(doing),
         };
         let may_be_stale = folder::may_be_stale(&root).doing(doing)?;
-        Ok(Self { root, path: absolute, may_be_stale, settled: Mutex::default() })
+        Ok(Self { root, path: absolute, may_be_stale, settled: Mutex::default(), opened: Opened::default() })
     }
 
     /// An error about an object. What stands where a folder or a file must be is damage; and when somebody
@@ -187,6 +190,20 @@ impl Local {
         Ok(open_folder(&self.root, TEMPORARY)?)
     }
 
+    /// An object to read a part of, and what it is like now. It may be open already, but not where others' deletes
+    /// show late: there an object is looked up anew each time.
+    fn object_in_parts(&self, name: &str) -> io::Result<(Arc<File>, Metadata)> {
+        if let Some(open) = self.opened.get(name) {
+            return Ok(open);
+        }
+        let file = Arc::new(self.object(name)?);
+        if !self.may_be_stale {
+            self.opened.keep(name, &file);
+        }
+        let now = file.metadata()?;
+        Ok((file, now))
+    }
+
     /// Opens an object for reading; anything but a regular file is an error that becomes `Damaged`.
     fn object(&self, name: &str) -> io::Result<File> {
         let (folder, base) = split(name);
@@ -200,7 +217,7 @@ impl Local {
 
     fn advise(&self, name: &str, offset: u64, length: u64, advice: Advice) {
         if check_name(name).is_ok()
-            && let Ok(file) = self.object(name)
+            && let Ok((file, _)) = self.object_in_parts(name)
         {
             let _ = rustix::fs::fadvise(&file, offset, NonZeroU64::new(length), advice);
         }
@@ -256,6 +273,8 @@ impl Local {
     /// system that tells types in its folders (nearly all do) is not asked about each file.
     fn list_below(&self, prefix: &str, dated: bool) -> Result<Vec<Listed>> {
         check_prefix(prefix)?;
+        // Who stays for long lists again and again.
+        self.opened.close_all();
         let mut found = Vec::new();
         let mut folders = vec![prefix.trim_end_matches('/').to_owned()];
         while let Some(folder) = folders.pop() {
@@ -365,8 +384,8 @@ impl Store for Local {
         check_name(name)?;
         let doing = || format!("reading {length} bytes at {offset} of {name} from {}", self.path.display());
         let read = || {
-            let file = self.object(name)?;
-            let size = file.metadata()?.len();
+            let (file, now) = self.object_in_parts(name)?;
+            let size = now.len();
             // Before anything is allocated.
             if offset.checked_add(length as u64).is_none_or(|end| end > size) {
                 return Ok(Err(size));
@@ -413,6 +432,7 @@ impl Store for Local {
 
     fn delete(&self, name: &str) -> Result<()> {
         check_name(name)?;
+        self.opened.close(name);
         let (folder, base) = split(name);
         let remove = || match self.folder(folder) {
             Err(Errno::NOENT) if !self.is_removed() => Ok(()),

@@ -7,6 +7,7 @@
 mod folder;
 mod following;
 mod local;
+mod opened;
 
 pub mod conformance;
 

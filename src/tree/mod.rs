@@ -4,10 +4,12 @@
 //! content: an insertion changes one page per level, and equal folders are one tree, whatever
 //! their history.
 
+mod extents;
 mod pages;
 mod read;
 mod write;
 
+pub use extents::Extents;
 pub use read::{FileReader, entries, find, lookup, page, page_of, root_entry};
 pub use write::{ContentWriter, FolderWriter};
 

@@ -1,11 +1,11 @@
 //! Reading folders and contents.
 
+use super::extents::{Extents, Placed};
 use super::{Chunks, ROOT_NAME};
 use crate::fault::{Error, Result};
 use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, LEVEL_MAX, Node, Page, PageRef};
 use crate::id::ChunkId;
-use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// One page of a folder. `level` is the one that it must have by the page that names it; `None` for the first.
@@ -108,15 +108,12 @@ pub fn find(chunks: &dyn Chunks, root: &ChunkId, path: &[u8]) -> Result<Option<E
     Ok(Some(at))
 }
 
-/// Extents with the offset at which each begins.
-type Placed = Arc<[(u64, Extent)]>;
-
-/// Random access to a content. Keeps the page of extents that was used last.
+/// Random access to a content. Keeps pages of extents.
 pub struct FileReader {
     top: Placed,
     inline: Vec<u8>,
     len: u64,
-    recent: Mutex<Option<(ChunkId, Placed)>>,
+    pages: Arc<Extents>,
 }
 
 /// The stretch that an offset lies in: its beginning, and the rest of its page.
@@ -138,13 +135,18 @@ fn placed(start: u64, extents: Vec<Extent>) -> Result<Placed> {
 impl FileReader {
     /// Nothing is read yet. A content longer than 2^64 bytes reads as empty; the decoder refuses such.
     pub fn new(content: Content) -> Self {
+        Self::sharing(content, Arc::default())
+    }
+
+    /// The same, with pages of extents that others use as well.
+    pub fn sharing(content: Content, pages: Arc<Extents>) -> Self {
         let len = content.len().unwrap_or(0);
         let (inline, extents) = match content {
             Content::Inline(bytes) => (bytes, Vec::new()),
             Content::Extents(extents) => (Vec::new(), extents),
         };
         let top = placed(0, extents).unwrap_or_default();
-        Self { top, inline, len, recent: Mutex::new(None) }
+        Self { top, inline, len, pages }
     }
 
     /// Length in bytes.
@@ -175,13 +177,12 @@ impl FileReader {
     }
 
     fn list(&self, chunks: &dyn Chunks, start: u64, len: u64, id: &ChunkId, level: u8) -> Result<Placed> {
-        if level == 1
-            && let Some((recent, extents)) = &*self.recent.lock()
-            && recent == id
-            // The same page may stand in two places of a file.
-            && extents.first().is_some_and(|(s, _)| *s == start)
+        let key = (*id, level, start);
+        if let Some(extents) = self.pages.get(&key)
+            // Ids are of bytes alone: what this list promises is compared each time.
+            && extents.last().is_some_and(|(at, last)| at - start + last.len == len)
         {
-            return Ok(extents.clone());
+            return Ok(extents);
         }
         let page = ExtentPage::decode(&chunks.chunk(Space::Trees, id)?)
             .map_err(|e| e.while_(format!("reading extent page {}", id.short())))?;
@@ -190,9 +191,7 @@ impl FileReader {
             return Err(Error::damaged("a page of extents is not what its list says"));
         }
         let extents = placed(start, page.extents)?;
-        if level == 1 {
-            *self.recent.lock() = Some((*id, extents.clone()));
-        }
+        self.pages.put(key, &extents);
         Ok(extents)
     }
 

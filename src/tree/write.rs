@@ -9,7 +9,7 @@ use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, LEVEL_MAX, Pag
 use crate::id::ChunkId;
 
 /// Extents that an entry keeps itself; more go to pages of their own, so that a folder with big
-/// files is still read quickly. 64 chunks are 4 MiB of an ordinary file.
+/// files is still read quickly. 64 chunks are 2.5 MB of an ordinary file.
 const EXTENTS_INLINE: usize = 64;
 
 /// Writes one folder: entries in the order of their names, then `finish`.

@@ -205,3 +205,22 @@ fn folders_that_are_removed_under_a_writer_are_made_again() {
     store.put("packs/3f/a", b"x").unwrap();
     assert_eq!(Local::open(&scratch.0).unwrap().get("packs/3f/a", 1).unwrap(), b"x");
 }
+
+#[test]
+fn what_was_read_and_then_deleted_or_replaced_is_not_read_from_memory() {
+    let scratch = Scratch::new();
+    let store = Local::create(&scratch.0).unwrap();
+    let reader = Local::open(&scratch.0).unwrap();
+    for name in ["packs/aa/1", "packs/aa/2", "packs/aa/3"] {
+        store.put(name, b"first").unwrap();
+        assert_eq!(reader.range(name, 1, 3).unwrap(), b"irs");
+    }
+    store.delete("packs/aa/1").unwrap();
+    assert_eq!(fault(reader.range("packs/aa/1", 0, 1)), Fault::Missing);
+    fs::write(scratch.0.join("new"), b"second").unwrap();
+    fs::rename(scratch.0.join("new"), scratch.0.join("packs/aa/2")).unwrap();
+    assert_eq!(reader.range("packs/aa/2", 0, 6).unwrap(), b"second");
+    let file = fs::OpenOptions::new().write(true).open(scratch.0.join("packs/aa/3")).unwrap();
+    file.set_len(2).unwrap();
+    assert_eq!(fault(reader.range("packs/aa/3", 0, 5)), Fault::Damaged);
+}
