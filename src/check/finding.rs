@@ -182,7 +182,7 @@ mod tests {
     fn files_are_counted_once_each_and_named_up_to_a_bound() {
         let mut findings = Findings::default();
         let pack = PackId([1; 32]);
-        findings.absent(pack, "it is missing".into(), 24);
+        findings.missing(pack, 24);
         let snapshots = [SnapshotId([2; 32]), SnapshotId([3; 32])];
         for snapshot in snapshots {
             for file in 0..8u8 {

@@ -6,7 +6,7 @@ use super::listing::{Listing, Snapshot, note_name};
 use super::reader::pack_name;
 use super::stages::{Frames, Stages};
 use crate::clock::{self, Time};
-use crate::event::Stop;
+use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Result};
 use crate::format::object::Kind as Object;
 use crate::format::pack::Space;
