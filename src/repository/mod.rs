@@ -366,8 +366,10 @@ fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Vec<(Sl
     Ok(read_slots(store, observer)?.0)
 }
 
+type Slots = Vec<(SlotId, Slot)>;
+
 /// As [`load_slots`], and why the others could not be read.
-fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Vec<(SlotId, Slot)>, Vec<Error>)> {
+fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Slots, Vec<Error>)> {
     let (mut slots, mut failed) = (Vec::new(), Vec::new());
     for listed in store.list("keys/")? {
         let load = || -> Result<(SlotId, Slot)> {
