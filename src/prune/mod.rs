@@ -183,7 +183,8 @@ impl Run<'_> {
         let census = Census::take(&terms, &mut sweep)?;
         let oldest = census.oldest_session();
         let bounds = Bounds {
-            packs_before: (census.now - grace).saturating_add(i64::from(grace == 0)).min(oldest),
+            // Without a grace time as well what is younger than the list of leases is left to who may just have stored it.
+            packs_before: (census.now - grace).min(oldest),
             // Without a grace time as well: the packs of another prune are strays until its segment is there.
             strays_before: (census.now - GRACE_SECONDS.max(grace)).min(oldest),
             max_unused: options.max_unused,

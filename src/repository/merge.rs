@@ -107,6 +107,8 @@ impl Sweep {
             return Ok(());
         }
         let merged = merging.replaces.len();
+        // Who slept would bring back what is over.
+        self.is_young()?;
         let Published { id, applied, .. } = repository.put_segment(merging.finish(self))?;
         repository.index()?.apply(vec![applied], &[], Vec::new())?;
         let text = format!("merged {merged} index segments into {}", id.short());

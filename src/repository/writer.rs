@@ -193,14 +193,16 @@ impl Writer {
         let object = repository.keys.seal_object(Object::Manifest, manifest.encode())?;
         let id = SnapshotId::of_object(&object);
         let name = format!("snapshots/{id}");
-        let put = repository.store.put(&name, &object);
+        // The same bytes under the same name: harmless if the first one arrived, and then the answer is known.
+        let put = repository.store.put(&name, &object).or_else(|_| repository.store.put(&name, &object));
         // B7: a put whose outcome is unknown counts as written.
         if let Err(e) = lease.check() {
-            withdraw(&repository, &name, self.session)?;
+            withdraw(&repository, &name, self.session, put.is_ok())?;
             return again(lease, e);
         }
         if let Err(e) = put {
-            withdraw(&repository, &name, self.session)?;
+            // The lease ends after it: a manifest that arrives later is void, or nobody has deleted what it needs.
+            withdraw(&repository, &name, self.session, false)?;
             lease.end();
             return Err(e.while_("writing the snapshot"));
         }
@@ -272,8 +274,8 @@ fn missing_packs(repository: &Repository, relied: &[PackId]) -> Result<HashSet<P
 }
 
 /// B8: takes a manifest back. The void note counts where deleting is forbidden; where it is not, it tells those who
-/// have seen the manifest why it is gone.
-fn withdraw(repository: &Repository, name: &str, session: SessionId) -> Result<()> {
+/// have seen the manifest why it is gone. One that may still arrive must be void.
+fn withdraw(repository: &Repository, name: &str, session: SessionId, arrived: bool) -> Result<()> {
     let deleted = repository.store.delete(name);
     let note = Note {
         action: Action::Void,
@@ -286,7 +288,8 @@ fn withdraw(repository: &Repository, name: &str, session: SessionId) -> Result<(
     };
     let object = repository.keys.seal_object(Object::Note, note.encode())?;
     let noted = repository.store.put(&note_name(&NoteId::of_object(&object)), &object);
-    deleted.or(noted).doing(|| {
+    let withdrawn = if arrived { deleted.or(noted) } else { noted };
+    withdrawn.doing(|| {
         format!("withdrawing {name}, which may rely on what prune deletes: check the repository before trusting it")
     })
 }
