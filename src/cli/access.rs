@@ -62,6 +62,13 @@ pub struct Global {
 /// A password.
 pub type Secret = Zeroizing<Vec<u8>>;
 
+/// A crash writes no memory to the disk, where keys and contents of files would stay.
+pub fn without_core_dumps() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // Where it is not allowed to lower a limit nothing can be done about it.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+}
+
 /// Takes PASTFS_PASSWORD out of the environment, so that no program that we start inherits it. To be called
 /// while the process has one thread.
 pub fn take_password() -> Option<Secret> {

@@ -96,6 +96,7 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     // First of all, as there is only one thread yet.
     let password = access::take_password();
+    access::without_core_dumps();
     let command = command();
     let args: Vec<OsString> = std::env::args_os().collect();
     let is_command = |word: &str| word == "help" || command.find_subcommand(word).is_some();
