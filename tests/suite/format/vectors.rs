@@ -12,7 +12,7 @@ use pastfs::format::snapshot::{Action, Lease, Manifest, Note, Private, Totals, U
 use pastfs::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page, PageRef, Stat, Xattr};
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId};
 
-pub const ACTIONS: [Action; 7] = [
+pub const ACTIONS: [Action; 8] = [
     Action::Tag,
     Action::Untag,
     Action::Hold,
@@ -20,6 +20,7 @@ pub const ACTIONS: [Action; 7] = [
     Action::Forget,
     Action::Unforget,
     Action::Void,
+    Action::Lost,
 ];
 
 /// `N` bytes counting up from `first`, so that vectors are easily read.
@@ -366,6 +367,16 @@ pub fn vectors() -> Vec<Vector> {
         };
         add("note", name, there_and_back!(Note, note));
     }
+    let lost = Note {
+        action: Action::Lost,
+        time: Time { seconds: 1_763_000_000, nanos: 0 },
+        snapshots: Vec::new(),
+        tags: Vec::new(),
+        session: None,
+        lost: vec![ChunkId(counting(0x10)), ChunkId(counting(0x50))],
+        unknown: Unknown::default(),
+    };
+    add("note", "lost", there_and_back!(Note, lost));
 
     let lease = Lease {
         session: SessionId(counting(0x30)),
