@@ -73,9 +73,10 @@ pub fn packs(
     stop: &Stop,
 ) -> Result<PacksReport> {
     let began = clock::now();
-    repository.may_repair()?;
+    repository.may_delete()?;
     // Before anything is listed.
-    let mut sweep = if options.dry_run { None } else { Some(Sweep::begin(repository, &options.host, false)?) };
+    let mut sweep =
+        if options.dry_run { None } else { Some(Sweep::begin(repository, &options.host, false)?) };
     let survey = repository.survey(stop)?;
     let wanted = choose(&survey, options)?;
     let bytes: u64 = wanted.iter().filter_map(|id| survey.packs.get(id)).map(|p| p.size).sum();

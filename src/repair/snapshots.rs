@@ -81,7 +81,7 @@ pub fn snapshots(
     stop: &Stop,
 ) -> Result<SnapshotsReport> {
     let began = clock::now();
-    repository.may_repair()?;
+    repository.may_delete()?;
     let survey = repository.survey(stop)?;
     let mut meant: Vec<Arc<Snapshot>> = survey.snapshots.clone();
     if !options.snapshots.is_empty() {
@@ -166,6 +166,7 @@ fn anew(
             WriterOptions {
                 compression: Compression::default(),
                 host: options.host.clone(),
+                purpose: "repair",
                 dry_run: false,
                 distrust: distrust.clone(),
                 stop: stop.clone(),

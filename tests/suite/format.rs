@@ -78,7 +78,8 @@ fn every_value_comes_back_from_its_encoding() {
                 features: std::array::from_fn(|_| d.texts()),
                 ended: d.many(3, Draw::array),
                 earlier: d.many(3, |d| d.bytes(200)),
-                unknown: d.unknown(9),
+                parity: d.below(101) as u8,
+                unknown: d.unknown(10),
             }
         );
         let wrap = match d.chance() {

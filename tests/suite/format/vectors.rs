@@ -187,6 +187,7 @@ pub fn vectors() -> Vec<Vector> {
         features: Default::default(),
         ended: Vec::new(),
         earlier: Vec::new(),
+        parity: 0,
         unknown: Unknown::default(),
     };
     let config_body = there_and_back!(Config, config.clone());
@@ -200,7 +201,8 @@ pub fn vectors() -> Vec<Vector> {
         features: [vec![b"read this".to_vec()], vec![], vec![b"a".to_vec(), b"b".to_vec()]],
         ended: vec![counting(0x30)],
         earlier: vec![vec![1, 2, 3]],
-        unknown: Unknown(vec![(10, vec![0x80])]),
+        parity: 5,
+        unknown: Unknown(vec![(11, vec![0x80])]),
         ..config
     };
     add("config", "everything", there_and_back!(Config, full));
