@@ -8,6 +8,7 @@ use pastfs::format::cbor::{MapWriter, Reader, Writer};
 use pastfs::format::config::Config;
 use pastfs::format::object::{self, Envelope, Kind, Signed};
 use pastfs::format::pack::{self, Header, PackEntry, Table};
+use pastfs::format::parity::Parity;
 use pastfs::format::segment::{Retirement, Segment};
 use pastfs::format::slot::{Certificate, Label, Secrets, Slot};
 use pastfs::format::snapshot::{Lease, Manifest, Note, Private};
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("pack_table", pack_table),
     ("pack_trailer", pack_trailer),
     ("pack_entry", pack_entry),
+    ("parity", parity),
     ("segment", segment),
     ("retirement", retirement),
     ("manifest", manifest),
@@ -205,7 +207,17 @@ pub fn pack_header(data: &[u8]) {
 }
 
 /// The last bytes of a pack.
-pub fn pack_trailer(data: &[u8]) {
+pub fn parity(data: &[u8]) {
+    if let Ok(read) = Parity::decode(data) {
+        let d = read.description;
+        assert_eq!(data.len(), d.object_len());
+        assert_eq!(read.parts().count(), d.parts.1 as usize);
+        assert!(read.sum((d.parts.0 + d.parts.1) as usize - 1).is_some());
+        assert!(read.sum((d.parts.0 + d.parts.1) as usize).is_none());
+    }
+}
+
+fn pack_trailer(data: &[u8]) {
     if let Ok((table_len, frames)) = pack::decode_trailer(data) {
         assert!(data.ends_with(&pack::trailer(table_len, frames)));
     }

@@ -14,6 +14,7 @@ pub mod moment;
 
 // 1: hands: each does one thing to bytes
 pub mod chunk;
+pub mod parity;
 pub mod seal;
 pub mod source;
 pub mod storage;

@@ -1,5 +1,5 @@
 //! The `pastfs` program: parse, run, exit.
 
-fn main() -> std::process::ExitCode {
+fn main() {
     pastfs::cli::main()
 }

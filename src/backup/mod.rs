@@ -147,6 +147,7 @@ fn attempt(
         WriterOptions {
             compression: options.compression,
             host: options.host.clone(),
+            purpose: "backup",
             dry_run: options.dry_run,
             distrust,
             stop: stop.clone(),

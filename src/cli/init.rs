@@ -4,6 +4,7 @@ use super::access::{Ask, Global, label};
 use super::ending::Exit;
 use super::output;
 use crate::fault::Result;
+use crate::parity::PERCENT_MAX;
 use crate::repository::{InitOptions, Repository};
 use crate::seal;
 use crate::storage::{Local, Store};
@@ -20,6 +21,17 @@ pub struct Init {
     /// How data is encrypted; aes256gcm is faster where the processor has AES instructions
     #[arg(long, value_enum, default_value_t = Cipher::Xchacha20)]
     cipher: Cipher,
+    /// Store so much more with each pack, 1% to 100% of it, that damage to as much of it heals by itself: flipped bits, and
+    /// sectors that cannot be read. It makes up for no pack that is missing, and for no second copy
+    #[arg(long, value_name = "P%", value_parser = parse_parity)]
+    parity: Option<u8>,
+}
+
+fn parse_parity(text: &str) -> std::result::Result<u8, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    percent
+        .filter(|p| (1..=PERCENT_MAX).contains(p))
+        .ok_or_else(|| format!("{text:?} is no share from 1% to {PERCENT_MAX}%"))
 }
 
 #[derive(clap::ValueEnum, Clone, Copy)]
@@ -41,7 +53,11 @@ impl Init {
             Cipher::Xchacha20 => seal::Cipher::XChaCha20Poly1305,
             Cipher::Aes256gcm => seal::Cipher::Aes256Gcm,
         };
-        let id = Repository::init(&store, &credential, &InitOptions { cipher, label: label(Vec::new()) })?;
+        let id = Repository::init(
+            &store,
+            &credential,
+            &InitOptions { cipher, parity: self.parity.unwrap_or(0), label: label(Vec::new()) },
+        )?;
         if global.json {
             let line = json!({
                 "message_type": "initialized",

@@ -43,7 +43,7 @@ use access::Global;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ending::Exit;
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::io::Write;
 
 /// Deduplicating, encrypted backups that are a file system
 ///
@@ -93,7 +93,7 @@ pub fn command() -> clap::Command {
 }
 
 /// Runs the program: parses the arguments of this process, does what they say, tells how it ended.
-pub fn main() -> ExitCode {
+pub fn main() -> ! {
     // First of all, as there is only one thread yet.
     let password = access::take_password();
     access::without_core_dumps();
@@ -107,7 +107,16 @@ pub fn main() -> ExitCode {
             Err(error) => ending::report(&error, false),
         }),
     };
-    ExitCode::from(code)
+    leave(code)
+}
+
+/// Ends the process at once. By `exit(3)` the destructors of RocksDB's statics would run, while a thread that fetches ahead
+/// may still be on its way out of RocksDB: met as `pthread lock: Invalid argument` and an abort behind work that was done.
+fn leave(code: u8) -> ! {
+    // As Rust does it at the end; with the output closed there is nobody left to tell.
+    let _ = std::io::stdout().flush();
+    // SAFETY: _exit(2) only ends the process. All values of ours were dropped, and what was written is in the kernel.
+    unsafe { libc::_exit(code.into()) }
 }
 
 /// Gives the exit code; nothing is done where it is all `fake`.

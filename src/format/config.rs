@@ -37,6 +37,8 @@ pub struct Config {
     pub ended: Vec<[u8; 32]>,
     /// Secrets of earlier epochs, sealed to this epoch's root.
     pub earlier: Vec<Vec<u8>>,
+    /// Parity of new packs in hundredths of their length, up to 100; 0: none.
+    pub parity: u8,
     /// Fields of a newer version.
     pub unknown: Unknown,
 }
@@ -66,6 +68,9 @@ impl Config {
         for sealed in &self.earlier {
             w.bytes(sealed);
         }
+        if self.parity > 0 {
+            m.field(10).unsigned(u64::from(self.parity));
+        }
         m.unknown(&self.unknown);
         m.finish()
     }
@@ -74,7 +79,7 @@ impl Config {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut repository, mut number, mut created, mut cipher) = (None, None, None, None);
         let (mut chunker, mut epoch, mut features) = (None, None, None);
-        let (mut ended, mut earlier) = (None, None);
+        let (mut ended, mut earlier, mut parity) = (None, None, 0);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => repository = Some(RepositoryId(r.array_of()?)),
@@ -106,6 +111,10 @@ impl Config {
                     }
                     earlier = Some(list);
                 }
+                10 => match r.unsigned()? {
+                    percent @ 1..=100 => parity = percent as u8,
+                    _ => return Err(invalid("the parity is out of range")),
+                },
                 _ => return Ok(false),
             }
             Ok(true)
@@ -122,6 +131,7 @@ impl Config {
             features: required(features, "the features")?,
             ended: required(ended, "the list of ended keys")?,
             earlier: required(earlier, "the list of earlier secrets")?,
+            parity,
             unknown,
         })
     }

@@ -7,6 +7,7 @@ pub mod cbor;
 pub mod config;
 pub mod object;
 pub mod pack;
+pub mod parity;
 pub mod segment;
 pub mod slot;
 pub mod snapshot;

@@ -80,7 +80,7 @@ pub fn index(
     stop: &Stop,
 ) -> Result<IndexReport> {
     let began = clock::now();
-    repository.may_repair()?;
+    repository.may_delete()?;
     // Before anything is listed.
     let mut sweep = if dry_run { None } else { Some(Sweep::begin(repository, host, false)?) };
     let retired = remembered(repository)?;
@@ -113,9 +113,16 @@ pub fn index(
     // All that is there is named by others now.
     for flaw in &survey.flaws {
         let segment = flaw.object.strip_prefix("index/").and_then(SegmentId::from_hex);
-        match segment.filter(|_| flaw.error.fault() == Fault::Damaged) {
-            Some(id) if dry_run || repository.delete_damaged(&id)? => report.deleted.push(id),
-            _ => {
+        let is_deleted = match segment.filter(|_| flaw.error.fault() == Fault::Damaged) {
+            Some(id) => match &sweep {
+                Some(sweep) if !repository.delete_damaged(sweep, &id)? => None,
+                _ => Some(id),
+            },
+            None => None,
+        };
+        match is_deleted {
+            Some(id) => report.deleted.push(id),
+            None => {
                 let advice = flaw.error.advice().map(str::to_owned);
                 report.left.push((flaw.object.clone(), flaw.error.chain(), advice));
             }

@@ -73,7 +73,7 @@ pub fn packs(
     stop: &Stop,
 ) -> Result<PacksReport> {
     let began = clock::now();
-    repository.may_repair()?;
+    repository.may_delete()?;
     // Before anything is listed.
     let mut sweep =
         if options.dry_run { None } else { Some(Sweep::begin(repository, &options.host, false)?) };

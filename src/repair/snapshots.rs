@@ -81,7 +81,7 @@ pub fn snapshots(
     stop: &Stop,
 ) -> Result<SnapshotsReport> {
     let began = clock::now();
-    repository.may_repair()?;
+    repository.may_delete()?;
     let survey = repository.survey(stop)?;
     let mut meant: Vec<Arc<Snapshot>> = survey.snapshots.clone();
     if !options.snapshots.is_empty() {
@@ -108,7 +108,7 @@ pub fn snapshots(
         done(observer, &name);
     }
     if !hurt.is_empty() && !options.dry_run {
-        nothing_to_be_found(&survey)?;
+        look_before(&survey, walk.is_in_use, options.forget, observer)?;
         repository.note_lost(&walk.lost)?;
     }
     for (s, remains) in hurt {
@@ -128,16 +128,25 @@ pub fn snapshots(
     Ok(report)
 }
 
-/// What `repair index` can save is not lost.
-fn nothing_to_be_found(survey: &Survey) -> Result<()> {
-    let is_damaged = survey.flaws.iter().any(|f| f.object.starts_with("index/"));
-    match is_damaged || !survey.unused.is_empty() {
-        false => Ok(()),
-        true => Err(Error::misuse(
+/// What `repair index` and `repair packs` can save is not lost.
+fn look_before(survey: &Survey, is_in_use: bool, forget: bool, observer: &Arc<dyn Observer>) -> Result<()> {
+    let is_torn = survey.flaws.iter().any(|f| f.object.starts_with("index/"));
+    if is_torn || !survey.unused.is_empty() {
+        return Err(Error::misuse(
             "snapshots lack chunks, and there are packs that the index does not name: they may hold them",
         )
-        .hint("run `pastfs repair index` first; --dry-run tells what is lost as things are")),
+        .hint("run `pastfs repair index` first; --dry-run tells what is lost as things are"));
     }
+    if !is_in_use {
+        return Ok(());
+    }
+    let text = "what is lost should lie in packs that are in use";
+    let hint = "run `pastfs repair index` and `pastfs repair packs` first, and back up again what the source still has";
+    if forget {
+        return Err(Error::misuse(format!("{text}: some of it may be saved")).hint(hint));
+    }
+    observer.event(Event::Warning(&format!("{text}; to save more, {hint}")));
+    Ok(())
 }
 
 /// Writes a snapshot without what is lost, or finds the one that was written so before. Whether it was there.
@@ -157,6 +166,7 @@ fn anew(
             WriterOptions {
                 compression: Compression::default(),
                 host: options.host.clone(),
+                purpose: "repair",
                 dry_run: false,
                 distrust: distrust.clone(),
                 stop: stop.clone(),

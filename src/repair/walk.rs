@@ -68,6 +68,8 @@ pub struct Walk<'a> {
     clean: HashMap<ChunkId, Counts>,
     /// Chunks that were met and are lost, up to [`LOST_MAX`].
     pub lost: HashSet<ChunkId>,
+    /// One of them should lie in a pack that is in use.
+    pub is_in_use: bool,
     /// Of the snapshot that is under way.
     named: Vec<Unread>,
     total: u64,
@@ -93,8 +95,8 @@ impl<'a> Walk<'a> {
         read_data: bool,
         stop: &'a Stop,
     ) -> Self {
-        let (clean, lost, named, total) = Default::default();
-        Self { repository, reader, packs, read_data, stop, clean, lost, named, total }
+        let (clean, lost, is_in_use, named, total) = Default::default();
+        Self { repository, reader, packs, read_data, stop, clean, lost, is_in_use, named, total }
     }
 
     /// What is left of a snapshot, its new pages given to `sink`; `None` where nothing is lost.
@@ -307,7 +309,7 @@ impl<'a> Walk<'a> {
         match read() {
             Ok(extents) => Ok(Some(extents)),
             Err(e) if is_finding(&e) => {
-                self.lose(id);
+                self.lose(id)?;
                 Ok(None)
             }
             Err(e) => Err(e),
@@ -336,7 +338,7 @@ impl<'a> Walk<'a> {
                 Err(e) => return Err(e),
             }
         }
-        self.lose(id);
+        self.lose(id)?;
         Ok(true)
     }
 
@@ -345,7 +347,7 @@ impl<'a> Walk<'a> {
         match read {
             Ok(value) => Ok(Some(value)),
             Err(e) if is_finding(&e) => {
-                self.lose(id);
+                self.lose(id)?;
                 self.name(path, "lost in repair: entries of this folder");
                 Ok(None)
             }
@@ -353,10 +355,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn lose(&mut self, id: &ChunkId) {
+    fn lose(&mut self, id: &ChunkId) -> Result<()> {
         if self.lost.len() < LOST_MAX {
             self.lost.insert(*id);
         }
+        if !self.is_in_use {
+            let in_use = |pack| self.packs.get(pack).is_some_and(|p| !p.retired);
+            self.is_in_use = self.repository.index()?.places(id)?.iter().any(|p| in_use(&p.pack.id));
+        }
+        Ok(())
     }
 
     fn name(&mut self, path: &[u8], reason: &str) {

@@ -4,11 +4,12 @@
 //! Nothing here relies on what a segment or the cache once said of such a pack: the ids of its chunks are computed from
 //! their bytes.
 
+use super::Repository;
+use super::examine::is_of_object;
 use super::listing::{Listing, note_name, segment_name};
 use super::reader::pack_name;
 use super::survey::is_finding;
 use super::sweep::Sweep;
-use super::{FEATURES, Repository};
 use crate::clock;
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
@@ -91,22 +92,6 @@ impl Stray {
 }
 
 impl Repository {
-    /// Whether this key may say where chunks lie for all others, and what is to be deleted.
-    ///
-    /// # Errors
-    /// `Denied` if it is no full key; `Newer` where the repository asks of who deletes what this program does not know.
-    pub fn may_repair(&self) -> Result<()> {
-        self.only_full("repairing a repository")?;
-        let [_, _, to_delete] = &self.config.features;
-        match to_delete.iter().find(|f| !FEATURES[2].contains(&f.as_slice())) {
-            None => Ok(()),
-            Some(f) => Err(Error::new(
-                Fault::Newer,
-                format!("one must know {:?} to delete anything here", String::from_utf8_lossy(f)),
-            )),
-        }
-    }
-
     /// Reads a pack that no segment names, and computes the ids of its chunks.
     ///
     /// # Errors
@@ -118,7 +103,7 @@ impl Repository {
         size: u64,
         stop: &Stop,
     ) -> Result<std::result::Result<Stray, Unreadable>> {
-        let (header, frames) = match self.layout(id, size) {
+        let (size, header, frames) = match self.layout(id, size) {
             Ok(layout) => layout,
             Err(error) if is_finding(&error) => {
                 let flaw = self.each_frame(id, size, &[], &[], stop, &mut |_, _, _| Ok(()))?;
@@ -145,23 +130,40 @@ impl Repository {
         Ok(Ok(Stray { entry, space, bad, error }))
     }
 
-    /// Header and frames, as the pack itself tells them.
-    fn layout(&self, id: &PackId, size: u64) -> Result<(Vec<u8>, Vec<Frame>)> {
+    /// Length, header and frames, as the pack itself tells them; if it is damaged there, as it was.
+    fn layout(&self, id: &PackId, size: u64) -> Result<(u64, Vec<u8>, Vec<Frame>)> {
         let name = pack_name(id);
+        match self.layout_of(size, &|at, len| self.store.range(&name, at, len)) {
+            Err(e) if is_finding(&e) => match self.healed(id)? {
+                Some(bytes) => self.layout_of(bytes.len() as u64, &|at, len| {
+                    let found = bytes.get(at as usize..).and_then(|rest| rest.get(..len));
+                    found.map(<[u8]>::to_vec).ok_or_else(|| Error::damaged("it ends before"))
+                }),
+                None => Err(e),
+            },
+            layout => layout,
+        }
+    }
+
+    fn layout_of(
+        &self,
+        size: u64,
+        range: &dyn Fn(u64, usize) -> Result<Vec<u8>>,
+    ) -> Result<(u64, Vec<u8>, Vec<Frame>)> {
         if size > Kind::Pack.limit() || size < (PREFIX_LEN + TRAILER_LEN) as u64 {
             return Err(Error::damaged(format!("a pack cannot have {size} bytes")));
         }
-        let mut header = self.store.range(&name, 0, (size as usize).min(HEADER_MAX))?;
+        let mut header = range(0, (size as usize).min(HEADER_MAX))?;
         header.truncate(Header::decode(&header)?.1);
         let cipher = self.keys.open_pack(&header)?;
-        let trailer = self.store.range(&name, size - TRAILER_LEN as u64, TRAILER_LEN)?;
+        let trailer = range(size - TRAILER_LEN as u64, TRAILER_LEN)?;
         let end = u64::from(decode_trailer(&trailer)?.0) + TRAILER_LEN as u64;
         let start = size.checked_sub(end).filter(|s| *s >= header.len() as u64);
         let start = start.ok_or_else(|| Error::damaged("the table of the pack is longer than the pack"))?;
-        let table = open_table(&cipher, &header, &self.store.range(&name, start, end as usize)?)?;
+        let table = open_table(&cipher, &header, &range(start, end as usize)?)?;
         let frames: u64 = table.0.iter().map(|f| u64::from(f.sealed_len)).sum();
         match header.len() as u64 + frames <= start {
-            true => Ok((header, table.0)),
+            true => Ok((size, header, table.0)),
             false => Err(Error::damaged("the frames of the pack are longer than the pack")),
         }
     }
@@ -180,20 +182,15 @@ impl Repository {
     }
 
     /// Deletes a segment that is damaged. One that is whole by now, or gone, is left alone. The caller has seen to it that
-    /// all packs that are there are named by others.
+    /// all packs that are there are named by others. Whether it was deleted.
     ///
     /// # Errors
-    /// As [`Repository::may_repair`]; what the store says.
-    pub fn delete_damaged(&self, segment: &SegmentId) -> Result<bool> {
-        self.may_repair()?;
+    /// What the store says.
+    pub fn delete_damaged(&self, sweep: &Sweep, segment: &SegmentId) -> Result<bool> {
         match self.load_segment(segment) {
-            Err(e) if e.fault() == Fault::Damaged => {
-                let name = segment_name(segment);
-                self.store.delete(&name).doing(|| format!("deleting {name}"))?;
-                Ok(true)
-            }
+            Err(e) if e.fault() == Fault::Damaged => sweep.delete(&segment_name(segment)).map(|()| true),
             Ok(_) => Ok(false),
-            Err(e) if is_finding(&e) || e.fault() == Fault::Missing => Ok(false),
+            Err(e) if is_of_object(&e) => Ok(false),
             Err(e) => Err(e),
         }
     }
@@ -202,9 +199,9 @@ impl Repository {
     /// so before are not named again. How many are new.
     ///
     /// # Errors
-    /// As [`Repository::may_repair`]; what the store says.
+    /// `Denied` without a full key; what the store says.
     pub fn note_lost(&self, chunks: &HashSet<ChunkId>) -> Result<u64> {
-        self.may_repair()?;
+        self.only_full("noting what is lost")?;
         let known = self.list()?.lost();
         let mut new: Vec<ChunkId> = chunks.difference(&known).copied().collect();
         new.sort_unstable();

@@ -17,6 +17,8 @@ use std::thread;
 
 /// Bytes that are asked of the store at a time: few requests, and memory is this and a frame for each thread.
 const RANGE: u64 = 8 << 20;
+/// What is said of a pack whose damage its parity makes up for.
+const HEALED: &str = "it is damaged, and its parity heals what is needed";
 
 /// Is given each frame of a pack in order: its number, its lengths, its bytes opened or what is wrong with it.
 pub(super) type EachFrame<'a> = &'a mut dyn FnMut(usize, &Frame, Result<Vec<u8>>) -> Result<()>;
@@ -162,12 +164,27 @@ impl Repository {
             cipher => cipher,
         };
         let mut decompressor = Decompressor::new()?;
-        let mut open = |number: usize, frame: &Frame, sealed: Vec<u8>| match &cipher {
-            Ok(cipher) => {
-                open_frame(cipher, header, number as u64, sealed, frame.raw_len(), &mut decompressor)
-            }
-            Err(e) => Err(Error::damaged(e.chain())),
-        };
+        // The first frame that was damaged and could be healed.
+        let mut healed: Option<Error> = None;
+        let mut open =
+            |number: usize, frame: &Frame, at: u64, sealed: Result<Vec<u8>>| -> Result<Result<Vec<u8>>> {
+                let mut open = |sealed: Vec<u8>| match &cipher {
+                    Ok(cipher) => {
+                        open_frame(cipher, header, number as u64, sealed, frame.raw_len(), &mut decompressor)
+                    }
+                    Err(e) => Err(Error::damaged(e.chain())),
+                };
+                match sealed.and_then(&mut open) {
+                    Err(e) => match self.healed_range(pack, at, frame.sealed_len as usize)?.map(&mut open) {
+                        Some(Ok(raw)) => {
+                            healed.get_or_insert(e);
+                            Ok(Ok(raw))
+                        }
+                        _ => Ok(Err(e)),
+                    },
+                    opened => Ok(opened),
+                }
+            };
         let mut hasher = blake3::Hasher::new();
         let mut left = frames.iter().enumerate().peekable();
         // Where the next frame begins; what was read from `start` on and is not opened yet; how far was read.
@@ -193,7 +210,7 @@ impl Repository {
             while let Some((number, frame)) = left.next_if(|(_, f)| at + u64::from(f.sealed_len) <= end) {
                 let from = (at - start) as usize;
                 let sealed = buffer[from..from + frame.sealed_len as usize].to_vec();
-                each(number, frame, open(number, frame, sealed))?;
+                each(number, frame, open(number, frame, at, Ok(sealed))?)?;
                 at += u64::from(frame.sealed_len);
             }
             let done = at.min(end);
@@ -207,11 +224,15 @@ impl Repository {
                     Err(e) if !is_of_object(&e) => return Err(e),
                     sealed => sealed.map_err(|e| e.as_fault(Fault::Damaged)),
                 };
-                each(number, frame, sealed.and_then(|sealed| open(number, frame, sealed)))?;
+                each(number, frame, open(number, frame, at, sealed)?)?;
                 at += u64::from(frame.sealed_len);
             }
             self.observer.event(Event::Bytes(size - end));
-            return Ok(Some(e.as_fault(Fault::Damaged)));
+            let e = e.as_fault(Fault::Damaged);
+            return Ok(Some(if healed.is_some() { e.while_(HEALED) } else { e }));
+        }
+        if let Some(e) = healed {
+            return Ok(Some(e.as_fault(Fault::Damaged).while_(HEALED)));
         }
         // Read once, in order: other programs need the memory more.
         self.store.release(&name, 0, size);
@@ -221,6 +242,6 @@ impl Repository {
 }
 
 /// Whether an error is about the object alone, also that it is gone.
-fn is_of_object(e: &Error) -> bool {
+pub(super) fn is_of_object(e: &Error) -> bool {
     is_finding(e) || e.fault() == Fault::Missing
 }

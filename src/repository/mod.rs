@@ -5,6 +5,7 @@
 mod adopt;
 mod away;
 mod examine;
+mod healing;
 mod keyring;
 mod lease;
 mod leases;
@@ -47,6 +48,7 @@ use crate::format::slot::{Label, Slot, Wrap};
 use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
+use crate::parity::PERCENT_MAX;
 use crate::seal::{Cipher, Role};
 use crate::storage::Store;
 use keyring::Keyring;
@@ -64,6 +66,8 @@ const FEATURES: [&[&[u8]]; 3] = [&[], &[], &[]];
 pub struct InitOptions {
     /// Cipher of its packs.
     pub cipher: Cipher,
+    /// Parity of its packs in hundredths of their length, up to 100; 0: none.
+    pub parity: u8,
     /// What people are told about its first key.
     pub label: Label,
 }
@@ -104,6 +108,8 @@ pub struct Repository {
     known: Mutex<listing::Known>,
     /// What was reported already: once is enough.
     told: Mutex<HashSet<String>>,
+    /// The damaged pack that was healed last, or that could not be.
+    healed: Mutex<healing::Healed>,
 }
 
 impl Repository {
@@ -173,6 +179,7 @@ impl Repository {
             features: Default::default(),
             ended: Vec::new(),
             earlier: Vec::new(),
+            parity: options.parity.min(PERCENT_MAX),
             unknown: Default::default(),
         };
         store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
@@ -234,6 +241,7 @@ impl Repository {
             opening: Mutex::new(()),
             known: Mutex::default(),
             told: Mutex::default(),
+            healed: Mutex::default(),
         }))
     }
 

@@ -2,7 +2,6 @@
 //! before anybody may end the pack that it came from.
 
 use super::Repository;
-use super::reader::pack_name;
 use super::stages::{Frames, Stages};
 use super::survey::is_finding;
 use super::sweep::Sweep;
@@ -11,7 +10,6 @@ use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
 use crate::id::{ChunkId, PackId};
 use crate::index::PackInfo;
-use crate::pack::open_frame;
 use crate::seal::{Compression, Decompressor, PackCipher};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -120,12 +118,9 @@ impl Mover {
 
     /// Every id is computed from the bytes.
     fn frame(&mut self, pack: &PackInfo, number: u32, cipher: &PackCipher) -> Result<Opened> {
-        let at = pack.frames.get(number as usize).ok_or_else(|| Error::damaged("it has no such frame"))?;
-        let name = pack_name(&pack.id);
-        let sealed = self.repository.store.range(&name, at.offset.into(), at.sealed_len as usize)?;
-        self.repository.observer.event(Event::Bytes(at.sealed_len.into()));
-        let raw_len = at.raw_len as usize;
-        let raw = open_frame(cipher, &pack.header, number.into(), sealed, raw_len, &mut self.decompressor)?;
+        let raw = self.repository.open_frame_of(pack, number, cipher, &mut self.decompressor)?;
+        let read = pack.frames.get(number as usize).map_or(0, |at| at.sealed_len);
+        self.repository.observer.event(Event::Bytes(read.into()));
         let chunks = self.repository.chunk_ids(pack.space, &raw, pack.chunks_of(number))?;
         Ok(Opened { raw, chunks })
     }

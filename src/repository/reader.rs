@@ -5,7 +5,6 @@ use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
 use crate::id::{ChunkId, PackId};
 use crate::index::{PackInfo, Place};
-use crate::pack::open_frame;
 use crate::seal::{Decompressor, Kind, PackCipher};
 use crate::tree::Chunks;
 use bytes::Bytes;
@@ -342,25 +341,12 @@ impl Reader {
 
     /// Reads, opens and hashes a frame.
     fn load(&self, pack: &Arc<PackInfo>, number: u32) -> Result<Frame> {
-        let at = pack
-            .frames
-            .get(number as usize)
-            .ok_or_else(|| Error::damaged("the index names a frame that the pack does not have"))?;
         let cipher = self.cipher(pack)?;
-        let name = pack_name(&pack.id);
-        let sealed = self.repository.store.range(&name, u64::from(at.offset), at.sealed_len as usize)?;
         let mut decompressor = match self.idle.lock().pop() {
             Some(d) => d,
             None => Decompressor::new()?,
         };
-        let raw = open_frame(
-            &cipher,
-            &pack.header,
-            u64::from(number),
-            sealed,
-            at.raw_len as usize,
-            &mut decompressor,
-        );
+        let raw = self.repository.open_frame_of(pack, number, &cipher, &mut decompressor);
         self.idle.lock().push(decompressor);
         let raw = raw?;
         let chunks = self.repository.chunk_ids(pack.space, &raw, pack.chunks_of(number))?;

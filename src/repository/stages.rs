@@ -319,9 +319,10 @@ fn store(s: &Shared, input: &Receiver<Finished>, out: &Sender<PackEntry>) {
         if s.failed.load(Ordering::Relaxed) {
             continue;
         }
-        match s.repository.store.put(&pack_name(&pack.entry.pack), &pack.bytes) {
-            Ok(()) => {
-                s.stored.fetch_add(pack.entry.size, Ordering::Relaxed);
+        let put = s.repository.store.put(&pack_name(&pack.entry.pack), &pack.bytes);
+        match put.and_then(|()| s.repository.put_parity(&pack.entry.pack, &pack.bytes)) {
+            Ok(parity) => {
+                s.stored.fetch_add(pack.entry.size + parity, Ordering::Relaxed);
                 let _ = out.send(pack.entry);
             }
             Err(e) => s.fail(e.while_("storing a pack")),

@@ -1,6 +1,7 @@
 //! What a check sees: every object of the store by name, and all but packs read from the store and proven. Nothing
 //! here is taken from what the cache remembers.
 
+use super::healing::parity_name;
 use super::keyring::Author;
 use super::listing::{ListedNote, Listing, Snapshot, manifest_name, note_name, segment_name};
 use super::reader::pack_name;
@@ -225,8 +226,11 @@ impl Repository {
                 }
                 // Listed before; what came later is seen by the next check.
                 ("notes" | "snapshots" | "index", _) => continue,
-                // Reserved.
-                ("parity", _) => continue,
+                // What is damaged in one heals less, and is no damage to what is kept.
+                ("parity", _) => match id_of(name, PackId::from_hex, parity_name) {
+                    Some(_) => {}
+                    None => survey.foreign(name),
+                },
                 ("config", number) => match number.parse::<u64>() {
                     Ok(n) if n.to_string() == number => {
                         survey.read(name, || load_config(&*self.store, &self.keys, n))?;

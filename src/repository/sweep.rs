@@ -2,6 +2,7 @@
 //! among the leases says that it is at work, and the store's time of a mark is the clock that all ages are told by.
 
 use super::Repository;
+use super::healing::parity_name;
 use super::lease::lease_name;
 use super::listing::manifest_name;
 use super::reader::pack_name;
@@ -191,7 +192,9 @@ impl Sweep {
     /// # Errors
     /// What the store says; [`Sweep::is_young`].
     pub fn delete_pack(&self, pack: &PackId) -> Result<()> {
-        self.delete(&pack_name(pack))
+        self.delete(&pack_name(pack))?;
+        // What heals it goes last; most have none.
+        self.delete(&parity_name(pack))
     }
 
     /// Deletes the manifest of a snapshot.

@@ -115,7 +115,7 @@ fn credential() -> Credential {
 
 fn init(store: &Arc<Driven>) {
     let store: Arc<dyn Store> = store.clone();
-    let options = InitOptions { cipher: Cipher::default(), label: Label::default() };
+    let options = InitOptions { cipher: Cipher::default(), parity: 0, label: Label::default() };
     Repository::init(&store, &credential(), &options).unwrap();
 }
 
@@ -133,6 +133,7 @@ fn backup(repository: &Arc<Repository>, n: u8, distrust: HashSet<PackId>) -> Res
     let options = WriterOptions {
         compression: Compression::default(),
         host: b"h".to_vec(),
+        purpose: "backup",
         dry_run: false,
         distrust,
         stop: Stop::new(),

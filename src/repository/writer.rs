@@ -26,6 +26,8 @@ pub struct WriterOptions {
     pub compression: Compression,
     /// Whose backup it is.
     pub host: Vec<u8>,
+    /// What is done, as others are told who see the lease: `backup`.
+    pub purpose: &'static str,
     /// Nothing is written; ids and numbers only.
     pub dry_run: bool,
     /// Packs that were found missing: what they hold does not count as known.
@@ -83,7 +85,7 @@ impl Writer {
             repository.sync_index()?;
             (None, listing, SessionId([0; 16]))
         } else {
-            let (held, listing) = lease(repository, &options.host)?;
+            let (held, listing) = lease(repository, &options)?;
             let session = held.session();
             (Some(held), listing, session)
         };
@@ -240,8 +242,8 @@ fn again(lease: Held, e: Error) -> Result<Commit> {
 }
 
 /// B1: lease 0, notes, snapshots, segments, lease 1.
-fn lease(repository: &Arc<Repository>, host: &[u8]) -> Result<(Held, Listing)> {
-    let begun = Begun::begin(repository, host, "backup")
+fn lease(repository: &Arc<Repository>, options: &WriterOptions) -> Result<(Held, Listing)> {
+    let begun = Begun::begin(repository, &options.host, options.purpose)
         .doing(|| format!("registering with the repository in {}", repository.location()))?;
     let listing = repository.list()?;
     repository.sync_index()?;

@@ -78,7 +78,8 @@ fn every_value_comes_back_from_its_encoding() {
                 features: std::array::from_fn(|_| d.texts()),
                 ended: d.many(3, Draw::array),
                 earlier: d.many(3, |d| d.bytes(200)),
-                unknown: d.unknown(9),
+                parity: d.below(101) as u8,
+                unknown: d.unknown(10),
             }
         );
         let wrap = match d.chance() {
@@ -200,13 +201,13 @@ fn every_value_comes_back_from_its_encoding() {
         there_and_back!(
             Note,
             Note {
-                action: ACTIONS[d.below(7) as usize],
+                action: ACTIONS[d.below(8) as usize],
                 time: d.time(),
                 snapshots: d.many(4, |d| SnapshotId(d.array())),
                 tags: d.texts(),
                 session: d.maybe(|d| SessionId(d.array())),
-                lost: Vec::new(),
-                unknown: d.unknown(5),
+                lost: d.many(3, |d| ChunkId(d.array())),
+                unknown: d.unknown(6),
             }
         );
         there_and_back!(
@@ -441,14 +442,17 @@ fn an_entry_of_an_unknown_type_is_kept_byte_for_byte() {
 #[test]
 fn fields_of_a_newer_version_are_kept_and_come_behind_the_known_ones() {
     let note = vectors().into_iter().find(|v| v.kind == "note").unwrap().bytes;
-    let newer = changed_from(&note, &[(6, &[0x01]), (1000, &[0x81, 0xf5])]);
+    let newer = changed_from(&note, &[(7, &[0x01]), (1000, &[0x81, 0xf5])]);
     let read = Note::decode(&newer).unwrap();
-    assert_eq!(read.unknown.0, [(6, vec![0x01]), (1000, vec![0x81, 0xf5])]);
+    assert_eq!(read.unknown.0, [(7, vec![0x01]), (1000, vec![0x81, 0xf5])]);
     assert_eq!(read.encode(), newer);
     assert!(Note::decode(&changed_from(&note, &[(0, &[0x01])])).is_err());
-    let unknown = changed_from(&note, &[(1, &[0x08])]);
+    let unknown = changed_from(&note, &[(1, &[0x09])]);
     let read = Note::decode(&unknown).unwrap();
-    assert_eq!((read.action, read.encode()), (Action::Newer(8), unknown), "an unknown action is kept");
+    assert_eq!((read.action, read.encode()), (Action::Newer(9), unknown), "an unknown action is kept");
+    for cut in [&[0x40][..], &[0x41, 0x01]] {
+        assert!(Note::decode(&changed_from(&note, &[(6, cut)])).is_err(), "ids of lost chunks: {cut:?}");
+    }
     // Nobody may add to what is not bound to anything, or re-encoded by nobody.
     for kind in ["slot", "secrets", "signed"] {
         let bytes = vectors().into_iter().find(|v| v.kind == kind).unwrap().bytes;

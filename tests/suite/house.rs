@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up. On floor 0 each room may use those before it; on all others rooms do not know each other.
 const FLOORS: &[(&str, &[&str])] = &[
     ("ground", &["id", "fault", "clock", "moment", "event", "memory", "format"]),
-    ("hands", &["source", "chunk", "seal", "storage"]),
+    ("hands", &["source", "chunk", "seal", "parity", "storage"]),
     ("shelves", &["pack", "index", "tree"]),
     ("the repository", &["repository", "history"]),
     ("verbs", &["backup", "check", "mount", "prune", "repair", "restore", "retention"]),
@@ -25,6 +25,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rocksdb", &["index"]),
     ("fuser", &["mount"]),
     ("fastcdc", &["chunk"]),
+    ("reed_solomon_simd", &["parity"]),
     ("clap", &["cli", "main"]),
     ("rpassword", &["cli"]),
     ("serde_json", &["cli"]),

@@ -22,6 +22,7 @@ mod manual;
 mod matrix;
 mod mounting;
 mod oddities;
+mod parity;
 mod permissions;
 mod powercut;
 mod pruning;

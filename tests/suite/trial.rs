@@ -339,7 +339,7 @@ pub const DEEDS: &[Deed] = &[
         name: "init",
         state: 1,
         act: |_, store, _| {
-            let options = InitOptions { cipher: Cipher::default(), label: Label::default() };
+            let options = InitOptions { cipher: Cipher::default(), parity: 0, label: Label::default() };
             Repository::init(store, &credential(KEY), &options).map(drop)
         },
         done: |_, after| after.keys == 1,

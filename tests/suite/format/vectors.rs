@@ -12,7 +12,7 @@ use pastfs::format::snapshot::{Action, Lease, Manifest, Note, Private, Totals, U
 use pastfs::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page, PageRef, Stat, Xattr};
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId};
 
-pub const ACTIONS: [Action; 7] = [
+pub const ACTIONS: [Action; 8] = [
     Action::Tag,
     Action::Untag,
     Action::Hold,
@@ -20,6 +20,7 @@ pub const ACTIONS: [Action; 7] = [
     Action::Forget,
     Action::Unforget,
     Action::Void,
+    Action::Lost,
 ];
 
 /// `N` bytes counting up from `first`, so that vectors are easily read.
@@ -186,6 +187,7 @@ pub fn vectors() -> Vec<Vector> {
         features: Default::default(),
         ended: Vec::new(),
         earlier: Vec::new(),
+        parity: 0,
         unknown: Unknown::default(),
     };
     let config_body = there_and_back!(Config, config.clone());
@@ -199,7 +201,8 @@ pub fn vectors() -> Vec<Vector> {
         features: [vec![b"read this".to_vec()], vec![], vec![b"a".to_vec(), b"b".to_vec()]],
         ended: vec![counting(0x30)],
         earlier: vec![vec![1, 2, 3]],
-        unknown: Unknown(vec![(10, vec![0x80])]),
+        parity: 5,
+        unknown: Unknown(vec![(11, vec![0x80])]),
         ..config
     };
     add("config", "everything", there_and_back!(Config, full));
@@ -366,6 +369,16 @@ pub fn vectors() -> Vec<Vector> {
         };
         add("note", name, there_and_back!(Note, note));
     }
+    let lost = Note {
+        action: Action::Lost,
+        time: Time { seconds: 1_763_000_000, nanos: 0 },
+        snapshots: Vec::new(),
+        tags: Vec::new(),
+        session: None,
+        lost: vec![ChunkId(counting(0x10)), ChunkId(counting(0x50))],
+        unknown: Unknown::default(),
+    };
+    add("note", "lost", there_and_back!(Note, lost));
 
     let lease = Lease {
         session: SessionId(counting(0x30)),

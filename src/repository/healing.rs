@@ -1,0 +1,137 @@
+//! Parity: written with each pack where the repository has it, and used where a pack turns out to be damaged.
+//!
+//! What was healed is believed no more than what was read: the whole pack must be what its name says, and each frame of it
+//! is authenticated like any other.
+
+use super::Repository;
+use super::examine::is_of_object;
+use super::reader::pack_name;
+use crate::event::Event;
+use crate::fault::{Error, Fault, Result};
+use crate::format::object::Kind;
+use crate::format::parity::Parity;
+use crate::id::PackId;
+use crate::index::PackInfo;
+use crate::pack::open_frame;
+use crate::parity;
+use crate::seal::{Decompressor, PackCipher};
+use std::sync::Arc;
+
+/// Bytes that are asked of the store at a time.
+const RANGE: u64 = 8 << 20;
+
+/// A pack and its bytes as they were, if they could be healed. One is kept, so that one after the other of its frames can be
+/// read.
+pub(super) type Healed = Option<(PackId, Option<Arc<Vec<u8>>>)>;
+
+pub(super) fn parity_name(pack: &PackId) -> String {
+    format!("parity/{pack}")
+}
+
+impl Repository {
+    /// Stores the parity of a pack, where this repository has any. Bytes that were stored.
+    pub(super) fn put_parity(&self, pack: &PackId, bytes: &[u8]) -> Result<u64> {
+        if self.config.parity == 0 {
+            return Ok(0);
+        }
+        let object = parity::of_pack(*pack, bytes, self.config.parity)?;
+        self.store.put(&parity_name(pack), &object)?;
+        Ok(object.len() as u64)
+    }
+
+    /// A damaged pack as it was; `None` where it has no parity, or more is damaged than that can heal.
+    pub(super) fn healed(&self, pack: &PackId) -> Result<Option<Arc<Vec<u8>>>> {
+        // Held while it is healed: others that need the pack wait for it.
+        let mut kept = self.healed.lock();
+        if let Some((_, bytes)) = kept.as_ref().filter(|(id, _)| id == pack) {
+            return Ok(bytes.clone());
+        }
+        let healed = match self.heal(pack) {
+            Ok(healed) => healed,
+            Err(e) if is_of_object(&e) => {
+                let text = format!("{} heals nothing: {}", parity_name(pack), e.chain());
+                self.observer.event(Event::Detail(&text));
+                None
+            }
+            Err(e) => return Err(e),
+        };
+        *kept = Some((*pack, healed.clone()));
+        Ok(healed)
+    }
+
+    fn heal(&self, pack: &PackId) -> Result<Option<Arc<Vec<u8>>>> {
+        let object = match self.store.get(&parity_name(pack), Kind::Parity.limit()) {
+            Err(e) if e.fault() == Fault::Missing => return Ok(None),
+            object => object?,
+        };
+        let plan = Parity::decode(&object)?.description;
+        let (bytes, parts) =
+            parity::heal(*pack, self.what_is_left(pack, plan.size, plan.part_len)?, &object)?;
+        let name = pack_name(pack);
+        if self.told.lock().insert(format!("{name} healed")) {
+            self.observer.event(Event::Warning(&format!(
+                "{name} is damaged in {parts} parts, and was healed by its parity for this time; `pastfs repair packs {pack}` \
+                 does so for good"
+            )));
+        }
+        Ok(Some(Arc::new(bytes)))
+    }
+
+    /// What can be read of a pack, zeros in place of the rest.
+    fn what_is_left(&self, pack: &PackId, size: u64, part_len: u32) -> Result<Vec<u8>> {
+        let name = pack_name(pack);
+        let mut bytes = Vec::with_capacity(size as usize);
+        while (bytes.len() as u64) < size {
+            let at = bytes.len() as u64;
+            let n = RANGE.min(size - at);
+            match self.store.range(&name, at, n as usize) {
+                Ok(more) => bytes.extend_from_slice(&more),
+                Err(e) if e.fault() == Fault::Missing => bytes.resize(size as usize, 0),
+                Err(e) if is_of_object(&e) => {
+                    for from in (at..at + n).step_by(part_len as usize) {
+                        let len = u64::from(part_len).min(at + n - from) as usize;
+                        match self.store.range(&name, from, len) {
+                            Ok(more) => bytes.extend_from_slice(&more),
+                            Err(e) if is_of_object(&e) => bytes.resize(bytes.len() + len, 0),
+                            Err(e) => return Err(e),
+                        }
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// A stretch of a damaged pack as it was.
+    pub(super) fn healed_range(&self, pack: &PackId, at: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let healed = self.healed(pack)?;
+        Ok(healed.and_then(|bytes| bytes.get(at as usize..)?.get(..len).map(<[u8]>::to_vec)))
+    }
+
+    /// The bytes of a frame, opened; if it is damaged, by the pack's parity.
+    ///
+    /// # Errors
+    /// As reading; `Damaged` where nothing heals it.
+    pub(super) fn open_frame_of(
+        &self,
+        pack: &PackInfo,
+        number: u32,
+        cipher: &PackCipher,
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>> {
+        let at = pack.frames.get(number as usize);
+        let at = at.ok_or_else(|| Error::damaged("the index names a frame that the pack does not have"))?;
+        let (offset, sealed_len, raw_len) =
+            (u64::from(at.offset), at.sealed_len as usize, at.raw_len as usize);
+        let mut open =
+            |sealed: Vec<u8>| open_frame(cipher, &pack.header, number.into(), sealed, raw_len, decompressor);
+        match self.store.range(&pack_name(&pack.id), offset, sealed_len).and_then(&mut open) {
+            Err(e) if is_of_object(&e) => match self.healed_range(&pack.id, offset, sealed_len)? {
+                Some(sealed) => open(sealed),
+                None => Err(e),
+            },
+            opened => opened,
+        }
+    }
+}
