@@ -197,20 +197,26 @@ impl Repository {
                 .hint("check the path, or make one with `pastfs init`"));
         }
         numbers.sort_unstable();
-        let (slots, failed) = read_slots(&*store, &options.observer)?;
+        let (slots, mut failed) = read_slots(&*store, &options.observer)?;
         let (slot, keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)? {
             Some(found) => found,
             None => {
-                if let Some(e) =
-                    failed.into_iter().find(|e| !matches!(e.fault(), Fault::Damaged | Fault::Newer))
-                {
-                    return Err(e.while_(format!("reading the keys of {place}")));
+                let unread = |e: &Error| !matches!(e.fault(), Fault::Damaged | Fault::Newer);
+                if let Some(at) = failed.iter().position(unread) {
+                    return Err(failed.swap_remove(at).while_(format!("reading the keys of {place}")));
                 }
                 let what = match credential {
                     Credential::Password(_) => "wrong password",
                     Credential::KeyFile(_) => "wrong key file",
                 };
-                return Err(Error::new(Fault::WrongKey, format!("{what} for {place}")));
+                let e = Error::new(Fault::WrongKey, format!("{what} for {place}"));
+                return Err(match failed.len() {
+                    0 => e,
+                    n => e.hint(format!(
+                        "keys of this repository that are damaged: {n}. If this is one of them, use another one, or copy \
+                         it back into keys/ from another copy of the repository"
+                    )),
+                });
             }
         };
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
@@ -416,7 +422,14 @@ fn newest_config(
         match load_config(store, keys, *n) {
             Ok(config) => return Ok(config),
             Err(e) if at == 0 || e.fault() == Fault::Newer => {
-                return Err(e.while_(format!("reading config/{n} of {}", store.location())));
+                let e = e.while_(format!("reading config/{n} of {}", store.location()));
+                return Err(match e.fault() {
+                    Fault::Damaged => e.hint(
+                        "nothing can be read without it, and all else may be whole: copy it back from another copy of the \
+                         repository",
+                    ),
+                    _ => e,
+                });
             }
             Err(e) => observer.event(Event::Warning(&format!("config/{n} does not count: {}", e.chain()))),
         }
