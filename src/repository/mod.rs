@@ -203,32 +203,29 @@ impl Repository {
             return Err(Error::new(Fault::NoRepository, format!("there is no repository in {place}"))
                 .hint("check the path, or make one with `pastfs init`"));
         }
-        let (slots, failed) = read_slots(&*store, &options.observer)?;
-        let Some((slot, keys)) = Keyring::open(&slots, credential)? else {
-            if let Some(e) = failed.into_iter().find(|e| !matches!(e.fault(), Fault::Damaged | Fault::Newer))
-            {
-                return Err(e.while_(format!("reading the keys of {place}")));
-            }
-            let what = match credential {
-                Credential::Password(_) => "wrong password",
-                Credential::KeyFile(_) => "wrong key file",
-            };
-            return Err(Error::new(Fault::WrongKey, format!("{what} for {place}")));
-        };
         numbers.sort_unstable();
-        let mut config = None;
-        while let (None, Some(n)) = (&config, numbers.pop()) {
-            match load_config(&*store, &keys, n) {
-                Ok(c) => config = Some(c),
-                Err(e) if numbers.is_empty() || e.fault() == Fault::Newer => {
-                    return Err(e.while_(format!("reading config/{n} of {place}")));
+        let (slots, mut failed) = read_slots(&*store, &options.observer)?;
+        let (slot, keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)? {
+            Some(found) => found,
+            None => {
+                let unread = |e: &Error| !matches!(e.fault(), Fault::Damaged | Fault::Newer);
+                if let Some(at) = failed.iter().position(unread) {
+                    return Err(failed.swap_remove(at).while_(format!("reading the keys of {place}")));
                 }
-                Err(e) => options
-                    .observer
-                    .event(Event::Warning(&format!("config/{n} does not count: {}", e.chain()))),
+                let what = match credential {
+                    Credential::Password(_) => "wrong password",
+                    Credential::KeyFile(_) => "wrong key file",
+                };
+                let e = Error::new(Fault::WrongKey, format!("{what} for {place}"));
+                return Err(match failed.len() {
+                    0 => e,
+                    n => e.hint(format!(
+                        "keys of this repository that are damaged: {n}. If this is one of them, use another one, or copy \
+                         it back into keys/ from another copy of the repository"
+                    )),
+                });
             }
-        }
-        let config = config.ok_or_else(|| Error::damaged(format!("no config of {place} is whole")))?;
+        };
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
         Ok(Arc::new(Self {
             store,
@@ -365,12 +362,15 @@ impl Repository {
     }
 }
 
+/// What lies below `keys/`.
+type Slots = Vec<(SlotId, Slot)>;
+
 fn slot_name(id: &SlotId) -> String {
     format!("keys/{id}")
 }
 
 /// All slots that can be read; what cannot is told, since another one may open.
-fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Vec<(SlotId, Slot)>> {
+fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Slots> {
     Ok(read_slots(store, observer)?.0)
 }
 
@@ -397,6 +397,54 @@ fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Slots,
         }
     }
     Ok((slots, failed))
+}
+
+/// The slot that the credential opens, and the newest config that its keys prove; `None` where it opens none. A slot of
+/// another repository that the same password opens, put here by whoever holds the storage, proves no config and is
+/// passed over.
+fn unlock(
+    store: &dyn Store,
+    slots: &[(SlotId, Slot)],
+    credential: &Credential,
+    numbers: &[u64],
+    observer: &Arc<dyn Observer>,
+) -> Result<Option<(SlotId, Keyring, Config)>> {
+    let mut failed = None;
+    let mut left = slots;
+    while let Some((slot, keys)) = Keyring::open(left, credential)? {
+        match newest_config(store, &keys, numbers, observer) {
+            Ok(config) => return Ok(Some((slot, keys, config))),
+            Err(e) => failed = Some(failed.unwrap_or(e)),
+        }
+        left = left.iter().position(|(id, _)| *id == slot).map_or(&[], |at| &left[at + 1..]);
+    }
+    failed.map_or(Ok(None), Err)
+}
+
+/// The config of the highest of these ascending numbers that proves; those above it are told.
+fn newest_config(
+    store: &dyn Store,
+    keys: &Keyring,
+    numbers: &[u64],
+    observer: &Arc<dyn Observer>,
+) -> Result<Config> {
+    for (at, n) in numbers.iter().enumerate().rev() {
+        match load_config(store, keys, *n) {
+            Ok(config) => return Ok(config),
+            Err(e) if at == 0 || e.fault() == Fault::Newer => {
+                let e = e.while_(format!("reading config/{n} of {}", store.location()));
+                return Err(match e.fault() {
+                    Fault::Damaged => e.hint(
+                        "nothing can be read without it, and all else may be whole: copy it back from another copy of the \
+                         repository",
+                    ),
+                    _ => e,
+                });
+            }
+            Err(e) => observer.event(Event::Warning(&format!("config/{n} does not count: {}", e.chain()))),
+        }
+    }
+    Err(Error::damaged(format!("no config of {} is whole", store.location())))
 }
 
 fn load_config(store: &dyn Store, keys: &Keyring, number: u64) -> Result<Config> {

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 
 /// Default bound of the frames that are kept, in raw bytes. With RocksDB's 64 MiB and the folders that the
 /// mount keeps it leaves a mount below 256 MiB.
@@ -37,6 +38,8 @@ const AHEAD_THREADS: usize = 2;
 const PREFETCH_STEP: u32 = 4 << 20;
 
 type FrameKey = (PackId, u32);
+/// A frame to be fetched ahead.
+type Asked = (Arc<PackInfo>, u32);
 
 /// A decoded frame. Every chunk of it was hashed when it was decoded: its ids are proven, not promised.
 struct Frame {
@@ -123,6 +126,11 @@ impl Frames {
 
 /// Reads chunks of one repository from any number of threads.
 pub struct Reader {
+    inner: Arc<Inner>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Inner {
     repository: Arc<Repository>,
     frames: Mutex<Frames>,
     arrived: Condvar,
@@ -130,35 +138,50 @@ pub struct Reader {
     meetings: AtomicU64,
     ciphers: Mutex<HashMap<PackId, Arc<PackCipher>>>,
     idle: Mutex<Vec<Decompressor>>,
-    ahead: Sender<(Arc<PackInfo>, u32)>,
+    /// Frames that are to be fetched ahead; none once the reader is dropped.
+    ahead: Mutex<Option<Sender<Asked>>>,
 }
 
 impl Repository {
     /// A reader with a frame cache of its own; one for each process is enough.
     pub fn reader(self: &Arc<Self>) -> Arc<Reader> {
         let (ahead, asked) = bounded(AHEAD_MAX);
-        let reader = Arc::new(Reader {
+        let inner = Arc::new(Inner {
             repository: self.clone(),
             frames: Mutex::default(),
             arrived: Condvar::new(),
             meetings: AtomicU64::new(0),
             ciphers: Mutex::default(),
             idle: Mutex::default(),
-            ahead,
+            ahead: Mutex::new(Some(ahead)),
         });
-        for _ in 0..AHEAD_THREADS {
-            let (weak, asked) = (Arc::downgrade(&reader), asked.clone());
-            // Without the thread reading works as well, only slower. It ends with the reader.
-            let _ =
-                std::thread::Builder::new().name("ahead".into()).spawn(move || fetch_ahead(&weak, &asked));
-        }
-        reader
+        let fetching = |_| {
+            let (inner, asked) = (inner.clone(), asked.clone());
+            let thread = std::thread::Builder::new().name("ahead".into());
+            // Without the thread reading works as well, only slower.
+            thread.spawn(move || fetch_ahead(&inner, &asked)).ok()
+        };
+        let threads = (0..AHEAD_THREADS).filter_map(fetching).collect();
+        Arc::new(Reader { inner, threads })
     }
 }
 
-fn fetch_ahead(reader: &Weak<Reader>, asked: &Receiver<(Arc<PackInfo>, u32)>) {
+impl Drop for Reader {
+    /// Waits for the threads: a repository that the last of them let go of while the process ends would close its
+    /// RocksDB when that library has been taken down already, and abort.
+    fn drop(&mut self) {
+        drop(self.inner.ahead.lock().take());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn fetch_ahead(reader: &Inner, asked: &Receiver<Asked>) {
     while let Ok((pack, number)) = asked.recv() {
-        let Some(reader) = reader.upgrade() else { return };
+        if reader.ahead.lock().is_none() {
+            return;
+        }
         reader.prefetch(&pack, number);
         // Whoever needs the frame itself meets the error again, and reports it.
         let _ = reader.frame(&pack, number);
@@ -167,7 +190,7 @@ fn fetch_ahead(reader: &Weak<Reader>, asked: &Receiver<(Arc<PackInfo>, u32)>) {
 
 /// Somebody decodes a frame. At the end, however it came, those who wait for it look again.
 struct Coming<'a> {
-    reader: &'a Reader,
+    reader: &'a Inner,
     key: FrameKey,
 }
 
@@ -194,6 +217,12 @@ impl Reader {
     /// `Damaged` when no copy of it is whole, with the packs that were tried; what the store says when it
     /// cannot be reached.
     pub fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
+        self.inner.chunk(space, id)
+    }
+}
+
+impl Inner {
+    fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
         // Ids of data and of trees are hashes under different keys: what is found by id is of its space.
         let here = self.frames.lock().chunk(id);
         if let Some((frame, bytes)) = here {
@@ -283,8 +312,9 @@ impl Reader {
             .filter(|n| !frames.slots.contains_key(&(frame.pack.id, *n)))
             .collect()
         };
+        let ahead = self.ahead.lock();
         for n in wanted {
-            if self.ahead.try_send((frame.pack.clone(), n)).is_err() {
+            if ahead.as_ref().is_none_or(|a| a.try_send((frame.pack.clone(), n)).is_err()) {
                 return;
             }
         }

@@ -169,7 +169,7 @@ impl Writer {
         let gone = missing_packs(&repository, &self.stages.relied())?;
         if !gone.is_empty() {
             lease.end();
-            let e = Error::damaged(format!("{} packs that the index promises are gone", gone.len()));
+            let e = Error::damaged(format!("packs that the index promises are gone: {}", gone.len()));
             return Ok(Commit::Again(gone, e));
         }
         if let Err(e) = lease.check() {

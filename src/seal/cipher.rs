@@ -103,7 +103,9 @@ impl PackCipher {
     pub fn open<'a>(&self, number: u64, aad: &[u8], sealed: &'a mut [u8]) -> Result<&'a [u8]> {
         match self.key.open_in_place(nonce(number), Aad::from(aad), sealed) {
             Ok(payload) => Ok(payload),
-            Err(_) => Err(Error::damaged(format!("authenticating frame {number}"))),
+            Err(_) => Err(Error::damaged(format!(
+                "the seal of frame {number} is broken: it was damaged or altered"
+            ))),
         }
     }
 }
@@ -145,7 +147,7 @@ fn seal_box_with(key: &[u8; KEY_LEN], nonce: &[u8; BOX_NONCE_LEN], aad: &[u8], p
 /// # Errors
 /// `Damaged` unless these bytes were sealed with this key and associated data.
 pub fn open_box(key: &[u8; KEY_LEN], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
-    let failed = || Error::damaged("authenticating a sealed object");
+    let failed = || Error::damaged("its seal is broken: it was damaged or altered");
     let (nonce, rest) = sealed.split_first_chunk::<BOX_NONCE_LEN>().ok_or_else(failed)?;
     let (text, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or_else(failed)?;
     let mut plain = text.to_vec();

@@ -18,6 +18,7 @@ mod incremental;
 mod interrupted;
 mod kills;
 mod listing;
+mod lives;
 mod manual;
 mod matrix;
 mod mounting;

@@ -92,7 +92,7 @@ fn hit(world: &World, before: &Before, calls: &str, error: &str, when: &str) -> 
 
 fn injected(program: Command, calls: &str, error: &str, when: &str, log: &Path) -> Command {
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", &format!("trace={calls}"), "-o"]).arg(log);
+    command.args(["-f", "-qq", "--seccomp-bpf", "-e", &format!("trace={calls}"), "-o"]).arg(log);
     command.arg("-e").arg(format!("inject={calls}:error={error}:when={when}")).arg("--");
     record::as_arguments(&mut command, &program);
     command
