@@ -36,6 +36,7 @@ pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod retention;
+pub mod stats;
 
 // 7: words
 pub mod cli;

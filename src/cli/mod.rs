@@ -30,6 +30,7 @@ mod repair;
 mod restore;
 mod select;
 mod snapshots;
+mod stats;
 mod tag;
 mod timeline;
 mod umount;
@@ -82,6 +83,7 @@ enum Verb {
     Forget(forget::Forget),
     Prune(prune::Prune),
     Leases(leases::Leases),
+    Stats(stats::Stats),
 }
 
 /// The whole command line with the exit codes in each command's help; manual pages are made from it.
@@ -166,6 +168,7 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Forget(verb) => verb.run(&global),
         Verb::Prune(verb) => verb.run(&global),
         Verb::Leases(verb) => verb.run(&global),
+        Verb::Stats(verb) => verb.run(&global),
     };
     match result {
         Ok(exit) => exit.code(),

@@ -5,24 +5,11 @@ use super::database::{Scratch, Tried, Trouble};
 use crate::fault::Result;
 use crate::id::ChunkId;
 
-/// Why a chunk is needed; what is greater includes what is less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Mark {
-    /// By a forgotten snapshot that may still be brought back.
-    Kept = 1,
-    /// By a snapshot that is listed.
-    Wanted = 2,
-}
+/// What the one who marks means by it; what is greater outweighs what is less.
+pub type Mark = u32;
 
-impl Mark {
-    fn from_value(value: &[u8]) -> Tried<Self> {
-        match value {
-            [1] => Ok(Self::Kept),
-            [2] => Ok(Self::Wanted),
-            _ => Err(Trouble::record("a mark")),
-        }
-    }
+fn decode(value: &[u8]) -> Tried<Mark> {
+    Ok(Mark::from_be_bytes(value.try_into().map_err(|_| Trouble::record("a mark"))?))
 }
 
 /// The set; gone with the value. For any number of threads.
@@ -44,7 +31,7 @@ impl Marks {
     /// # Errors
     /// What the cache's disk says.
     pub fn set(&self, id: &ChunkId, mark: Mark) -> Result<()> {
-        Ok(self.0.put(&id.0, &[mark as u8])?)
+        Ok(self.0.put(&id.0, &mark.to_be_bytes())?)
     }
 
     /// Marks a chunk that has no mark, or a lesser one; whether that was so.
@@ -65,7 +52,7 @@ impl Marks {
     /// What the cache's disk says.
     pub fn get(&self, id: &ChunkId) -> Result<Option<Mark>> {
         match self.0.get(&id.0)? {
-            Some(value) => Ok(Some(Mark::from_value(&value)?)),
+            Some(value) => Ok(Some(decode(&value)?)),
             None => Ok(None),
         }
     }
@@ -87,7 +74,7 @@ impl Sorted<'_> {
     pub fn next(&mut self) -> Tried<Option<(ChunkId, Mark)>> {
         let Some((key, value)) = self.records.item()? else { return Ok(None) };
         let id = ChunkId::from_slice(key).ok_or_else(|| Trouble::record("a mark"))?;
-        let mark = Mark::from_value(value)?;
+        let mark = decode(value)?;
         self.records.advance();
         Ok(Some((id, mark)))
     }

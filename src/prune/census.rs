@@ -1,12 +1,11 @@
 //! Who needs what: sessions, snapshots, packs and chunks, listed in the order that the rules want (P1 to P3), and weighed.
 
-use super::walk::Walk;
 use crate::clock;
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Error, Fault, Result};
 use crate::id::{ChunkId, NoteId, PackId, SessionId, SnapshotId};
 use crate::index::{Lies, Mark, Marks, Retired};
-use crate::repository::{Repository, Session, Sight, Snapshot, Sweep};
+use crate::repository::{Need, Repository, Session, Sight, Snapshot, Sweep};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +18,11 @@ const STALE_SECONDS: i64 = 12 * 3600;
 const ROUNDS: usize = 5;
 /// Lost chunks that are named in a message.
 const NAMED_MAX: usize = 3;
+
+/// A chunk that only forgotten snapshots need, which may still be brought back.
+const KEPT: Mark = 1;
+/// A chunk that a listed snapshot needs.
+pub const WANTED: Mark = 2;
 
 /// How a pack lies in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +91,8 @@ impl Pack {
 
 /// What is true of a repository at a moment, as far as deciding goes.
 pub struct Census {
-    /// Seconds by the store's clock.
+    /// The store's time at the beginning of the run, in seconds: all ages are told by it. What was listed later and is a day
+    /// old only by the time of the deletion may be needed by who has listed just then.
     pub now: i64,
     /// Sessions that count: they may rely on what they have seen.
     pub sessions: Vec<Session>,
@@ -153,7 +158,8 @@ impl Census {
     fn count(terms: &Terms<'_>, sweep: &mut Sweep, needed: &mut HashSet<SnapshotId>) -> Result<Self> {
         let repository = terms.repository;
         let candidates = repository.candidates()?;
-        let (sessions, dead, now) = sessions(terms, sweep)?;
+        let (sessions, dead) = sessions(terms, sweep)?;
+        let now = sweep.since();
         let is_ripe = |sweep: &SessionId| {
             candidates.sweeps.contains(sweep) && sessions.iter().all(|s| s.has_seen(sweep))
         };
@@ -235,11 +241,11 @@ impl Census {
             // The same one each time, and rather in a big pack: small ones are merged.
             let best = |l: &&Lies| (l.trusted, packs[l.pack].size, packs[l.pack].id);
             let place = places.iter().filter(counts).max_by_key(best).copied();
-            if mark == Mark::Wanted {
+            if mark == WANTED {
                 let len = places.iter().map(|l| l.len).max().unwrap_or(0);
                 wanted = (wanted.0 + 1, wanted.1 + u64::from(len));
             }
-            if let Some(place) = place.filter(|_| mark == Mark::Wanted) {
+            if let Some(place) = place.filter(|_| mark == WANTED) {
                 let pack = &mut packs[place.pack];
                 pack.used += u64::from(place.len);
                 pack.frames.insert(place.frame);
@@ -319,8 +325,8 @@ impl Census {
     }
 }
 
-/// P2: the sessions that count, how many of them are dead, and what time it is.
-fn sessions(terms: &Terms<'_>, sweep: &mut Sweep) -> Result<(Vec<Session>, usize, i64)> {
+/// P2: the sessions that count, and how many of them are dead.
+fn sessions(terms: &Terms<'_>, sweep: &mut Sweep) -> Result<(Vec<Session>, usize)> {
     loop {
         let began = clock::running();
         let mut found = terms.repository.sessions()?;
@@ -354,7 +360,7 @@ fn sessions(terms: &Terms<'_>, sweep: &mut Sweep) -> Result<(Vec<Session>, usize
                 counting.push(s);
             }
         }
-        return Ok((counting, dead, now));
+        return Ok((counting, dead));
     }
 }
 
@@ -362,13 +368,24 @@ fn walk(terms: &Terms<'_>, visible: &[Arc<Snapshot>], kept: &[Arc<Snapshot>]) ->
     let marks = terms.repository.index()?.marks()?;
     let reader = terms.repository.reader();
     terms.observer.event(Event::Planned { files: (visible.len() + kept.len()) as u64, bytes: 0 });
-    for (mark, snapshots) in [(Mark::Wanted, visible), (Mark::Kept, kept)] {
-        let walk = Walk { reader: &reader, marks: &marks, mark, stop: terms.stop };
+    for (mark, snapshots) in [(WANTED, visible), (KEPT, kept)] {
         for s in snapshots {
             let name = format!("snapshots/{}", s.id);
             let path = Path::new(&name);
             terms.observer.event(Event::Started(path));
-            walk.snapshot(s)?;
+            // What is marked already was gone through; listed snapshots come first.
+            let walked = reader.needs(s, terms.stop, &mut |need| match need {
+                Need::Page(id) => marks.raise(&id, mark),
+                Need::Content(id, _) if mark == WANTED => marks.set(&id, mark).map(|()| false),
+                Need::Content(id, _) => marks.raise(&id, mark),
+            });
+            walked.map_err(|e| match e.fault() {
+                Fault::Damaged | Fault::Missing => e.hint(
+                    "nothing was deleted. `pastfs check` tells what is lost; `pastfs repair` mends what can be mended",
+                ),
+                Fault::Newer => e.hint("nothing was deleted; use a newer pastfs"),
+                _ => e,
+            })?;
             terms.observer.event(Event::Finished { path, outcome: Outcome::Verified, file: true });
         }
     }

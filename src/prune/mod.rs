@@ -7,7 +7,6 @@
 
 mod census;
 mod choice;
-mod walk;
 
 pub use choice::Unused;
 
@@ -18,7 +17,7 @@ use crate::id::{ChunkId, PackId, SessionId};
 use crate::index::Retired;
 use crate::repository::{Moved, Mover, Repository, Session, Sweep};
 use crate::seal::Compression;
-use census::{Census, Terms};
+use census::{Census, Terms, WANTED};
 use choice::{Bounds, Choice, choose};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -268,7 +267,7 @@ impl Run<'_> {
             self.observer.event(Event::Planned { files: 0, bytes: choice.moved });
             for at in &choice.emptied {
                 let pack = &census.packs[*at];
-                let wanted = |id: &ChunkId| Ok(census.marks.get(id)? == Some(crate::index::Mark::Wanted));
+                let wanted = |id: &ChunkId| Ok(census.marks.get(id)? == Some(WANTED));
                 if self.move_out(&mut mover, pack, wanted)? {
                     ended.push(pack.id);
                 }

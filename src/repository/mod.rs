@@ -12,6 +12,7 @@ mod leases;
 mod listing;
 mod merge;
 mod mover;
+mod needs;
 mod notes;
 mod reader;
 mod remembered;
@@ -31,6 +32,7 @@ pub use keyring::{Author, Credential};
 pub use leases::Session;
 pub use listing::Snapshot;
 pub use mover::{Moved, Mover};
+pub use needs::{Listener, Need};
 pub use reader::Reader;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
 pub use stages::Frames;
@@ -373,8 +375,6 @@ fn slot_name(id: &SlotId) -> String {
 fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Slots> {
     Ok(read_slots(store, observer)?.0)
 }
-
-type Slots = Vec<(SlotId, Slot)>;
 
 /// As [`load_slots`], and why the others could not be read.
 fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Slots, Vec<Error>)> {

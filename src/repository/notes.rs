@@ -80,19 +80,24 @@ impl Repository {
             ids.push(id);
         }
         if action == Action::Unforget {
-            self.came_in_time(snapshots)?;
+            self.came_in_time(&ids, snapshots)?;
         }
         Ok(ids)
     }
 
     /// A prune that began before the note was written has decided without it. It deletes a manifest before anything that the
     /// snapshot needs: whatever is still listed when it has ended is whole, and is back.
-    fn came_in_time(&self, snapshots: &[SnapshotId]) -> Result<()> {
-        let mut told = false;
+    fn came_in_time(&self, notes: &[NoteId], snapshots: &[SnapshotId]) -> Result<()> {
+        let mut written = i64::MIN;
+        for note in notes {
+            written = written.max(self.stored(&note_name(note))?.unwrap_or(i64::MAX));
+        }
+        let (mut told, started) = (false, clock::running());
         loop {
-            let now = clock::now().seconds;
+            // By the store's clock; those that began later have listed the note.
+            let now = written.saturating_add(clock::running() - started);
             let sweeps = self.sessions()?;
-            let Some(sweep) = sweeps.iter().find(|s| s.is_sweep(now)) else { break };
+            let Some(sweep) = sweeps.iter().find(|s| s.is_sweep(now) && s.since <= written) else { break };
             if !told {
                 let text = format!(
                     "waiting for a prune of {} to end, which may be deleting what is brought back; if it was killed, \

@@ -81,6 +81,21 @@ impl Repository {
         self.store.may_be_stale()
     }
 
+    /// How many packs there are, and their bytes; and those of all other objects.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn stored_bytes(&self) -> Result<((u64, u64), u64)> {
+        let (mut packs, mut others) = ((0, 0), 0);
+        for listed in self.store.list("")? {
+            match listed.name.starts_with("packs/") {
+                true => packs = (packs.0 + 1, packs.1 + listed.size),
+                false => others += listed.size,
+            }
+        }
+        Ok((packs, others))
+    }
+
     /// The snapshots whose manifests are there, forgotten or not.
     ///
     /// # Errors

@@ -34,6 +34,7 @@ mod samba;
 mod scene;
 mod selection;
 mod soak;
+mod stats;
 mod syscalls;
 mod together;
 mod trial;

@@ -37,7 +37,7 @@ fn id(snapshot: &Value) -> String {
 }
 
 /// All objects get so many seconds older, by the clock of the store.
-fn age(scene: &Scene, seconds: u64) {
+pub fn age(scene: &Scene, seconds: u64) {
     for object in scene.objects() {
         let file = File::options().write(true).open(scene.repository().join(object)).unwrap();
         let before = file.metadata().unwrap().modified().unwrap();
@@ -94,6 +94,8 @@ fn what_only_a_forgotten_snapshot_needs_is_given_back_and_all_else_stays() {
     let mount = scene.mount(&[]);
     let before = packs(&scene);
     scene.run(["forget", &ids[0]]).ok();
+    // What was written in the same second is spared.
+    age(&scene, 60);
     let told = scene.run(["prune", "--now", "--max-unused", "0"]).ok();
     assert!(told.text().contains("freeing"), "{}", told.text());
     let freed = before - packs(&scene);
@@ -184,6 +186,7 @@ fn a_dry_run_changes_nothing() {
 #[test]
 fn nothing_is_deleted_when_something_that_is_listed_cannot_be_read() {
     let (scene, ids) = two("prune-damage");
+    age(&scene, 60);
     scene.run(["forget", &ids[0]]).ok();
     let repository = scene.repository();
     let objects = scene.objects();
@@ -227,6 +230,7 @@ fn count_of(objects: &[PathBuf], folder: &str) -> usize {
 #[test]
 fn a_frame_that_cannot_be_moved_keeps_its_pack() {
     let (scene, ids) = two("prune-frame");
+    age(&scene, 60);
     scene.run(["forget", &ids[0]]).ok();
     let largest = |p: &&PathBuf| fs::metadata(scene.repository().join(p)).unwrap().len();
     let objects = scene.objects();
@@ -239,10 +243,12 @@ fn a_frame_that_cannot_be_moved_keeps_its_pack() {
         bad[at] ^= 1;
     }
     fs::write(&path, bad).unwrap();
+    age(&scene, 60);
     let told = scene.run(["prune", "--now", "--max-unused", "0"]).code(4);
     told.says("is damaged and stays");
     assert!(path.exists(), "a pack was deleted from which not everything could be moved");
     fs::write(&path, content).unwrap();
+    age(&scene, 60);
     scene.run(["check", "--read-data"]).ok();
     scene.run(["prune", "--now", "--max-unused", "0"]).ok();
     assert!(!path.exists());
@@ -375,6 +381,7 @@ fn a_prune_that_is_killed_at_any_moment_loses_nothing_and_is_gone_on_with() {
     for round in 0..25 {
         fs::write(scene.source().join("second"), Draw(200 + round).bytes(MIB)).unwrap();
         scene.backup(&[]);
+        age(&scene, 5);
         let prune = scene.start(scene.command(["prune", "--now", "--max-unused", "0"]));
         std::thread::sleep(whole.mul_f64((draw.next() % 1000) as f64 / 1000.0));
         prune.signal(libc::SIGKILL);
@@ -388,6 +395,7 @@ fn a_prune_that_is_killed_at_any_moment_loses_nothing_and_is_gone_on_with() {
             scene.latest_equals_source();
         }
     }
+    age(&scene, 5);
     scene.run(["prune", "--now", "--max-unused", "0"]).ok();
     scene.run(["check", "--read-data"]).ok();
     scene.latest_equals_source();
