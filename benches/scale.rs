@@ -3,6 +3,9 @@
 //! Makes repositories, and measures from `pastfs mount` until the root of the newest snapshot is listed: the first time
 //! of all (no cache), then with the cache: cold (nothing of it, of the repository or of the program in memory; root
 //! alone can arrange that) and warm, medians of three.
+//!
+//! `-- upkeep:CHUNKS` measures time and memory of `check`, `prune` and `stats` where two snapshots need so many chunks, and the
+//! second one is forgotten. Trees are real, packs of content are holes of the right length.
 
 #[path = "../tests/suite/generated.rs"]
 #[allow(dead_code)] // the tests use more of it
@@ -30,16 +33,20 @@ const TREES: usize = 4;
 struct Place(PathBuf);
 
 impl Place {
-    fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Vec<u8> {
-        let out = Command::new(env!("CARGO_BIN_EXE_pastfs"))
+    fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pastfs"));
+        command
             .args(args)
             .env("PASTFS_REPOSITORY", self.0.join("repository"))
             .env("PASTFS_KEY_FILE", self.0.join("key"))
             .env("PASTFS_CACHE", self.0.join("cache"))
             .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("pastfs starts");
+            .stderr(Stdio::inherit());
+        command
+    }
+
+    fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Vec<u8> {
+        let out = self.command(args).output().expect("pastfs starts");
         assert!(out.status.success(), "pastfs failed");
         out.stdout
     }
@@ -70,15 +77,19 @@ impl Place {
         fs::remove_dir_all(self.0.join("cache")).expect("the cache goes");
     }
 
-    fn roots(&self) -> Vec<ChunkId> {
+    fn repository(&self) -> std::sync::Arc<pastfs::repository::Repository> {
         use pastfs::repository::{Credential, OpenOptions, Repository};
         use pastfs::storage::Local;
         let store = std::sync::Arc::new(Local::open(&self.0.join("repository")).expect("a store"));
         let key = fs::read(self.0.join("key")).expect("a key").try_into().expect("32 bytes");
         let options =
             OpenOptions { cache: self.0.join("cache"), observer: std::sync::Arc::new(pastfs::event::Silent) };
-        let repository = Repository::open(store, &Credential::KeyFile(zeroize::Zeroizing::new(key)), options);
-        let snapshots = repository.and_then(|r| r.snapshots()).expect("snapshots");
+        Repository::open(store, &Credential::KeyFile(zeroize::Zeroizing::new(key)), options)
+            .expect("a repository")
+    }
+
+    fn roots(&self) -> Vec<ChunkId> {
+        let snapshots = self.repository().snapshots().expect("snapshots");
         snapshots.iter().map(|s| s.manifest.root).collect()
     }
 
@@ -123,6 +134,149 @@ fn median(mut runs: Vec<(Duration, u64)>) -> (Duration, u64) {
     runs[runs.len() / 2]
 }
 
+/// Chunks of a file, and files of a folder, of the trees that are walked.
+const FILE_CHUNKS: usize = 20;
+const FOLDER_FILES: usize = 100;
+
+fn base() -> PathBuf {
+    std::env::var_os("PASTFS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
+fn upkeep(chunks: u64) {
+    let place = Place(base().join(format!("pastfs-upkeep-{chunks}")));
+    let _ = fs::remove_dir_all(&place.0);
+    fs::create_dir_all(&place.0).expect("a folder");
+    place.run(["init", "-q"]);
+    let author = Author::of(&place.0.join("repository"), &place.0.join("key"));
+    let mut ids = Vec::new();
+    let packs = chunks / generated::PACK_CHUNKS;
+    author.sparse_packs(chunks, (packs / 8).max(1), |new| ids.extend_from_slice(new));
+    place.snapshot(&ids[..ids.len() * 3 / 4]);
+    let second = place.snapshot(&ids);
+    println!("{chunks} chunks, two snapshots");
+    let shown = |what: &str, args: &[&str]| {
+        let (took, kib) = place.measure(args);
+        println!("{what:<44} {:>8.1} s {:>5} MiB", took.as_secs_f64(), kib >> 10);
+    };
+    let _ = fs::remove_dir_all(place.0.join("cache"));
+    shown("index from nothing (snapshots)", &["snapshots", "-q"]);
+    shown("check", &["check", "-q"]);
+    shown("stats", &["stats", "-q"]);
+    place.run(["forget", "-q", &second]);
+    shown("prune --dry-run", &["prune", "--dry-run", "-q"]);
+    // Nothing is old enough; the packs that are not needed any more are not read, but retired.
+    let old = std::time::SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    place.set_old(&place.0.join("repository"), old);
+    shown("prune, retiring a quarter", &["prune", "-q", "--max-unused", "unlimited"]);
+    fs::remove_dir_all(&place.0).expect("what was made goes");
+}
+
+impl Place {
+    fn set_old(&self, dir: &Path, time: std::time::SystemTime) {
+        for entry in fs::read_dir(dir).expect("a folder").flatten() {
+            match entry.path().is_dir() {
+                true => self.set_old(&entry.path(), time),
+                false => {
+                    let file = fs::File::options().write(true).open(entry.path()).expect("a file");
+                    file.set_modified(time).expect("its time");
+                }
+            }
+        }
+    }
+
+    /// A snapshot whose files are made of these chunks; its id.
+    fn snapshot(&self, ids: &[ChunkId]) -> String {
+        use pastfs::format::tree::{Entry, Node, Stat};
+        use pastfs::repository::{Commit, Draft, Writer, WriterOptions};
+        use pastfs::tree::{ContentWriter, FolderWriter, ROOT_NAME};
+        let mut writer = Writer::begin(
+            &self.repository(),
+            WriterOptions {
+                compression: Default::default(),
+                host: b"h".to_vec(),
+                purpose: "backup",
+                dry_run: false,
+                distrust: Default::default(),
+                stop: Default::default(),
+            },
+        )
+        .expect("a writer");
+        let time = pastfs::clock::now();
+        let entry = |name: Vec<u8>, size: u64, node: Node| Entry {
+            name,
+            stat: Stat {
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                user: Vec::new(),
+                group: Vec::new(),
+                mtime: time,
+                ctime: time,
+                size,
+                nlink: 1,
+                link: None,
+                fresh: false,
+            },
+            node,
+            xattrs: Vec::new(),
+            chunker: None,
+            unknown: Default::default(),
+        };
+        let mut top = FolderWriter::new();
+        for (n, of_folder) in ids.chunks(FILE_CHUNKS * FOLDER_FILES).enumerate() {
+            let mut folder = FolderWriter::new();
+            for (n, of_file) in of_folder.chunks(FILE_CHUNKS).enumerate() {
+                let mut content = ContentWriter::new();
+                of_file.iter().for_each(|id| content.chunk(32 << 10, *id));
+                let size = content.len();
+                let content = content.finish(&mut writer).expect("a content");
+                let name = format!("{n:06}").into_bytes();
+                folder.push(&entry(name, size, Node::File(content)), &mut writer).expect("a file");
+            }
+            let folder = folder.finish(&mut writer).expect("a folder");
+            let name = format!("{n:08}").into_bytes();
+            top.push(&entry(name, 0, Node::Folder(folder)), &mut writer).expect("a folder");
+        }
+        let top = top.finish(&mut writer).expect("a folder");
+        let mut root = FolderWriter::new();
+        root.push(&entry(ROOT_NAME.to_vec(), 0, Node::Folder(top)), &mut writer).expect("the root");
+        let root = root.finish(&mut writer).expect("the root");
+        let draft = Draft {
+            time: None,
+            host: b"h".to_vec(),
+            tags: Vec::new(),
+            root,
+            parent: None,
+            totals: Default::default(),
+            private: Default::default(),
+        };
+        match writer.commit(draft).expect("a snapshot") {
+            Commit::Done(id, _) => id.hex(),
+            Commit::Again(_, e) => panic!("no snapshot: {}", e.chain()),
+        }
+    }
+
+    /// Time and most memory in KiB of a command.
+    fn measure(&self, args: &[&str]) -> (Duration, u64) {
+        let began = Instant::now();
+        let mut child = self.command(args).stdout(Stdio::null()).spawn().expect("pastfs starts");
+        let status = format!("/proc/{}/status", child.id());
+        let mut most = 0;
+        let ended = loop {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            let value = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+            let kib = value.and_then(|v| v.trim().trim_end_matches(" kB").parse().ok());
+            most = most.max(kib.unwrap_or(0));
+            if let Some(ended) = child.try_wait().expect("it ends") {
+                break ended;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(ended.success(), "pastfs {args:?} failed");
+        (began.elapsed(), most)
+    }
+}
+
 fn main() {
     let mut sizes: Vec<(usize, u64)> = std::env::args()
         .filter_map(|a| {
@@ -130,14 +284,19 @@ fn main() {
             Some((s.parse().ok()?, c.parse().ok()?))
         })
         .collect();
-    if sizes.is_empty() {
+    if sizes.is_empty() && !std::env::args().any(|a| a.starts_with("upkeep:")) {
         sizes = SIZES.to_vec();
+    }
+    for chunks in std::env::args().filter_map(|a| a.strip_prefix("upkeep:")?.parse().ok()) {
+        upkeep(chunks);
+    }
+    if sizes.is_empty() {
+        return;
     }
     println!("from `pastfs mount` until the root of the newest snapshot is listed; most memory of the mount");
     println!("{:>9} {:>11} {:>10} {:>16} {:>16}", "snapshots", "chunks", "no cache", "cold", "warm");
     for (snapshots, chunks) in sizes {
-        let base = std::env::var_os("PASTFS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let place = Place(base.join(format!("pastfs-scale-{snapshots}x{chunks}")));
+        let place = Place(base().join(format!("pastfs-scale-{snapshots}x{chunks}")));
         if !place.0.join("made").exists() {
             let _ = fs::remove_dir_all(&place.0);
             fs::create_dir_all(&place.0).expect("a folder");
