@@ -1,5 +1,5 @@
 //! An exhaustive model of backups, prunes and a replicate over one store, without a line of the program: what is
-//! tried here are the rules (B1 to B8, P1 to P7, R4, in the headings of `state::Rules`), before and beside the code.
+//! tried here are the rules (B1 to B8, P1 to P7, R4, in the headings of `rules::Rules`), before and beside the code.
 //!
 //! One step is one call to the store: put, look or read, delete, list. Every order of the actors' steps is tried, so
 //! each of them may sleep, or die, before each step. Whether a lease looks silent is guessed both ways at every
@@ -14,14 +14,15 @@
 
 mod merging;
 mod pruner;
+mod rules;
 mod scenarios;
 mod search;
 mod state;
 mod writer;
 
+use rules::Rules;
 use scenarios::*;
 use search::{Aim, Found, drained, search, shortest};
-use state::Rules;
 
 /// Nothing of `aim` can be reached. Gives the number of states in which only its author's death is missing to a loss.
 fn never(s: Scenario, aim: Aim) -> usize {

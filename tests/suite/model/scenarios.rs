@@ -127,7 +127,7 @@ scenario!(two_attempts, "a backup that starts over", past,
     plans: [Plan { attempts: 2, ..backup(0b10, 0) }, NOBODY, NOBODY], runs: [2, 0], wish: FORGET);
 scenario!(renewal, "a lease that is renewed, lists that take time", past,
     plans: [Plan { renews: true, ..backup(0b10, 0) }, NOBODY, NOBODY], runs: [2, 0], wish: FORGET, torn: 1 << LEASES | 1 << MANS);
-scenario!(expiry, "a lease that is renewed, three runs of prune", past,
+scenario!(expiry, "a lease that is renewed, two prunes", past,
     plans: [Plan { renews: true, ..backup(0b10, 0) }, NOBODY, NOBODY], runs: [1, 1], wish: FORGET, crash: false);
 scenario!(torn, "every list takes time", past,
     plans: [backup(0b10, 0b10), NOBODY, NOBODY], runs: [2, 0], wish: FORGET, torn: 0xff);
