@@ -43,8 +43,10 @@ pub struct Rules {
     pub whole_census: bool,
     /// P3: a forget note counts once every lease that counts names it.
     pub note_ripe: bool,
-    /// P3: a forget note counts once it is as old as the grace time, and can be taken back only before that.
+    /// P3: a forget note counts once it is as old as the grace time.
     pub note_grace: bool,
+    /// Who takes a forget note back waits for prunes that are at work, and looks for the manifest after that.
+    pub undo_waits: bool,
     /// P4: a retirement counts once every lease that counts names its sweep.
     pub sweep_ripe: bool,
     /// P4: what turned out live is moved before a pack is deleted.
@@ -106,6 +108,7 @@ impl Rules {
         whole_census: true,
         note_ripe: true,
         note_grace: true,
+        undo_waits: true,
         sweep_ripe: true,
         move_live: true,
         place_unretired: true,

@@ -37,6 +37,8 @@ pub enum Aim {
     LossInOneRun,
     /// A forgotten snapshot was promised back, and is gone.
     BrokenPromise,
+    /// A forgotten snapshot was gone before the grace time was over.
+    TooEarly,
     /// A list of segments shows less than was there all the time.
     Blind,
     /// A pack of a session that may still be alive is retired.
@@ -88,6 +90,7 @@ pub fn judge(s: &State, aim: Aim) -> (bool, bool) {
     let found = match aim {
         Aim::Loss | Aim::LossIfAuthorDies | Aim::LossInOneRun => false,
         Aim::Blind => s.blind,
+        Aim::TooEarly => s.user.cheated,
         Aim::BrokenPromise => s.user.promised && !s.has(MANS, 0),
         Aim::Waste => s.writers.iter().any(|w| {
             let retired = s.read_segments(s.shelf[SEGS].present).2;
@@ -190,7 +193,7 @@ fn drain(world: &World, from: &State) {
     let mut s = State {
         writers: Default::default(),
         pruners: Default::default(),
-        user: User { pc: END, promised: false },
+        user: User { pc: END, promised: false, cheated: false },
         ..*from
     };
     for w in &mut s.writers {

@@ -107,7 +107,10 @@ pub struct Pruner {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct User {
     pub pc: u8,
+    /// Was told that the snapshot is back.
     pub promised: bool,
+    /// Was told that it is not, though the grace time was not over.
+    pub cheated: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -266,7 +269,8 @@ impl State {
         for (p, runs) in pruners.iter_mut().zip(world.runs) {
             p.pc = if runs == 0 { END } else { 0 };
         }
-        let user = User { pc: if world.wish == Wish::Nothing { END } else { 0 }, promised: false };
+        let user =
+            User { pc: if world.wish == Wish::Nothing { END } else { 0 }, promised: false, cheated: false };
         Self {
             now: 0,
             shelf: Default::default(),

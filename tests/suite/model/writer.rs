@@ -404,10 +404,14 @@ pub fn user(world: &World, s: &State, out: &mut Steps) {
             "takes back that he forgot snapshot"
         }
         (Wish::Undo, _) => {
-            // The store's own times of both notes, and then whether the manifest is there.
+            // Prunes that are at work may not have seen it; those that begin later do.
+            if rules.undo_waits && s.pruners.iter().any(|p| !matches!(p.pc, super::pruner::pc::START | END)) {
+                return;
+            }
             let shelf = &s.shelf[NOTES];
             let early = shelf.put[UNFORGET] - shelf.put[0] < world.grace;
-            t.user.promised = s.has(MANS, 0) && (early || !rules.note_grace);
+            t.user.promised = s.has(MANS, 0);
+            t.user.cheated = early && !t.user.promised;
             t.user.pc = END;
             "is told whether that came in time"
         }
