@@ -21,6 +21,7 @@ mod listing;
 mod lives;
 mod manual;
 mod matrix;
+mod model;
 mod mounting;
 mod oddities;
 mod parity;
