@@ -92,7 +92,7 @@ fn hint_of(fault: Fault) -> Option<&'static str> {
         Fault::Busy => Some("try again in a while"),
         Fault::Damaged => Some(
             "nothing wrong was handed out. Check the disk; other files and snapshots can still be read, and another \
-             copy of the repository may have this part whole",
+             copy of the repository may have this part whole. `pastfs check` tells what is hit, and how it is mended",
         ),
         Fault::Bug => Some("this is a defect of pastfs: please report it with this message"),
         Fault::Missing | Fault::Misuse | Fault::Stopped | Fault::Io => None,

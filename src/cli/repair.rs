@@ -76,8 +76,8 @@ fn parse_pack(text: &str) -> std::result::Result<PackId, String> {
 ///
 /// Looks for every chunk that the snapshots need. Of one that lacks something a new snapshot is written: of the same time, host
 /// and paths, with its tags and the tag `repaired`, without the files that are lost; they are named in it as not read. The
-/// old one stays, unless --forget is given, and `pastfs forget` removes it. Until a prune it can still be mounted by
-/// nobody's harm: files that are lost give an error, never wrong bytes.
+/// old one stays, unless --forget is given: what is lost of it gives an error when it is read, never wrong bytes. A
+/// repair of the index and of packs, and a backup of what the source still has, save more: they come first.
 #[derive(clap::Args)]
 pub struct Snapshots {
     /// Which snapshots: ids, `latest`, or times [default: all]

@@ -108,7 +108,7 @@ pub fn snapshots(
         done(observer, &name);
     }
     if !hurt.is_empty() && !options.dry_run {
-        look_before(&survey, walk.is_in_use, options.forget, observer)?;
+        look_before(repository, &survey, &walk, options.forget, observer, stop)?;
         repository.note_lost(&walk.lost)?;
     }
     for (s, remains) in hurt {
@@ -129,15 +129,32 @@ pub fn snapshots(
 }
 
 /// What `repair index` and `repair packs` can save is not lost.
-fn look_before(survey: &Survey, is_in_use: bool, forget: bool, observer: &Arc<dyn Observer>) -> Result<()> {
-    let is_torn = survey.flaws.iter().any(|f| f.object.starts_with("index/"));
-    if is_torn || !survey.unused.is_empty() {
+fn look_before(
+    repository: &Repository,
+    survey: &Survey,
+    walk: &Walk<'_>,
+    forget: bool,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<()> {
+    let mut is_torn = survey.flaws.iter().any(|f| f.object.starts_with("index/"));
+    for (id, size) in &survey.unused {
+        if is_torn {
+            break;
+        }
+        is_torn = match repository.read_stray(id, *size, stop) {
+            Ok(read) => read.is_ok_and(|stray| stray.holds(&walk.lost)),
+            Err(e) if e.fault() == Fault::Missing => false,
+            Err(e) => return Err(e),
+        };
+    }
+    if is_torn {
         return Err(Error::misuse(
-            "snapshots lack chunks, and there are packs that the index does not name: they may hold them",
+            "the index is damaged: what snapshots lack may lie in packs that it does not name",
         )
         .hint("run `pastfs repair index` first; --dry-run tells what is lost as things are"));
     }
-    if !is_in_use {
+    if !walk.is_in_use {
         return Ok(());
     }
     let text = "what is lost should lie in packs that are in use";

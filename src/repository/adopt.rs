@@ -66,6 +66,10 @@ impl Stray {
     pub fn chunks(&self) -> u64 {
         self.entry.ids.len() as u64
     }
+    /// Whether one of these chunks is in it, and proven.
+    pub fn holds(&self, chunks: &HashSet<ChunkId>) -> bool {
+        self.entry.ids.iter().any(|id| chunks.contains(id))
+    }
     /// The frames that are whole.
     pub fn frames(&self) -> impl Iterator<Item = u32> {
         (0..self.entry.frames.len() as u32).filter(|n| !self.bad.contains(n))

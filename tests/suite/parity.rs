@@ -35,7 +35,8 @@ fn hurt(path: &Path, parts: impl Fn(usize) -> usize) {
     let all = bytes.len() / 4096;
     let count = parts(all).min(all);
     for n in 0..count {
-        bytes[n * all / count * 4096 + 20] ^= 4;
+        // Behind the header, of which segments have a copy.
+        bytes[n * all / count * 4096 + 300] ^= 4;
     }
     write(path, &bytes);
 }

@@ -522,3 +522,55 @@ fn heals_alone(scene: &Scene) {
     scene.latest_equals_source();
     clean(scene);
 }
+
+#[test]
+fn snapshots_whose_repair_is_killed_are_written_anew_once() {
+    let scene = scene("killed-anew");
+    fs::remove_file(scene.repository().join(largest_pack(&scene))).unwrap();
+    scene.run(["repair", "index", "-q"]).code(4);
+    scene.shell("cp -a repository hurt && cp -a cache warm").ok();
+    for wait in 0..25 {
+        scene.shell("rm -rf repository cache && cp -a hurt repository && cp -a warm cache").ok();
+        let running = scene.start(scene.command(["repair", "snapshots"]));
+        std::thread::sleep(std::time::Duration::from_millis(4 * wait));
+        running.signal(libc::SIGKILL);
+        running.wait();
+        scene.run(["repair", "snapshots"]).code(4);
+        assert_eq!(scene.snapshots().len(), 4, "killed after {} ms", 4 * wait);
+        scene.run(["repair", "snapshots", "--forget"]).ok();
+        assert_eq!(scene.snapshots().len(), 2);
+        let found = findings(&scene);
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
+
+#[test]
+fn a_prune_deletes_damaged_packs_once_what_is_lost_is_stored_again_or_left_out() {
+    let prune = ["prune", "--now"];
+    for is_there in [true, false] {
+        let scene = scene("ended");
+        let pack = largest_pack(&scene);
+        flip(&scene.repository().join(&pack), size(&scene, &pack) as usize / 2);
+        scene.run(["repair", "packs", &id(&pack)]).code(4);
+        if !is_there {
+            fs::remove_file(scene.source().join("large")).unwrap();
+        }
+        let ran = scene.run(prune).orderly();
+        assert_ne!(ran.code, Some(0), "{}", ran.text());
+        assert!(scene.repository().join(&pack).exists(), "what may still be read of it is kept");
+        scene.backup(&[]);
+        if is_there {
+            whole(&scene);
+        } else {
+            scene.run(prune).orderly();
+            assert!(scene.repository().join(&pack).exists());
+            scene.run(["repair", "snapshots", "--forget"]).ok();
+        }
+        scene.run(prune).ok();
+        assert!(!scene.repository().join(&pack).exists());
+        clean(&scene);
+        scene.latest_equals_source();
+        fs::remove_dir_all(scene.cache()).unwrap();
+        clean(&scene);
+    }
+}
