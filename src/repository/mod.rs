@@ -374,8 +374,6 @@ fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Slots> 
     Ok(read_slots(store, observer)?.0)
 }
 
-type Slots = Vec<(SlotId, Slot)>;
-
 /// As [`load_slots`], and why the others could not be read.
 fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Slots, Vec<Error>)> {
     let (mut slots, mut failed) = (Vec::new(), Vec::new());
