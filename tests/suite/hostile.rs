@@ -58,6 +58,7 @@ fn forged(scene: &Scene, from: &[u8], to: &[u8]) {
     let options = WriterOptions {
         compression: Compression::default(),
         host: b"h".to_vec(),
+        purpose: "backup",
         dry_run: false,
         distrust: HashSet::new(),
         stop: Stop::new(),
