@@ -147,9 +147,17 @@ fn chain(world: &World) -> Vec<Before> {
         world.turn(deed.state);
         let store = Faulty::with(&objects, None);
         let dynamic: Arc<dyn Store> = store.clone();
+        if let Some(damage) = deed.damage {
+            damage(&dynamic);
+            chain.last_mut().unwrap().objects = store.objects.lock().clone();
+        }
         (deed.act)(world, &dynamic, &cache).unwrap_or_else(|e| panic!("{}: {e:?}", deed.name));
+        if deed.damage.is_some() {
+            world.mended(deed, &dynamic, &cache).unwrap_or_else(|e| panic!("{}: {e}", deed.name));
+        }
         let after = world.whole(&dynamic, &cache).unwrap_or_else(|e| panic!("{}: {e}", deed.name));
-        assert!((deed.done)(&view, &after), "{} does nothing: {view:?} {after:?}", deed.name);
+        let is_done = deed.damage.is_some() || (deed.done)(&view, &after);
+        assert!(is_done, "{} does nothing: {view:?} {after:?}", deed.name);
         view = after;
         objects = store.objects.lock().clone();
     }
@@ -185,7 +193,7 @@ fn crash(
     let state = (outcome.is_ok(), left.len() < before.objects.len(), kinds.collect());
     let judged = match seen.insert(state) {
         true => judge(world, deed, before, &left, &cache, outcome.is_ok()),
-        false => judge_again(world, before, &left, &cache),
+        false => judge_again(world, before, &left, &cache, deed.damage.is_some()),
     };
     fs::remove_dir_all(&cache).unwrap_or_default();
     Some(judged.map_err(|e| format!("{}, call {n} fails ({way:?}), ended with {outcome:?}: {e}", deed.name)))
@@ -201,10 +209,12 @@ fn judge_again(
     before: &Before,
     left: &Objects,
     cache: &std::path::Path,
+    is_mending: bool,
 ) -> std::result::Result<(), String> {
     let store: Arc<dyn Store> = Faulty::with(left, None);
     match before.view.keys == 0 && world.open(&store, cache).is_err() {
         true => Ok(()),
+        false if is_mending => Ok(()),
         false => world.whole(&store, cache).map(drop),
     }
 }
@@ -229,7 +239,13 @@ fn judge(
         again(&store)?;
         return world.sound(&store, cache, deed.state).map(drop);
     }
+    if deed.damage.is_some() {
+        return world.mended(deed, &store, cache).map(drop);
+    }
     let view = world.sound(&store, cache, deed.state)?;
+    if deed.repeats {
+        world.repeated(deed, &store, cache)?;
+    }
     let is_done = (deed.done)(&before.view, &view);
     if told_done && !is_done {
         return Err(format!("done, and it is not: {view:?}"));

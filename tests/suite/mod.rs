@@ -2,6 +2,8 @@
 
 mod away;
 mod checking;
+mod clocks;
+mod crowd;
 mod damage;
 mod deaths;
 mod errors;
@@ -13,6 +15,7 @@ mod format;
 mod fstab;
 mod generated;
 mod history;
+mod hostile;
 mod house;
 mod incremental;
 mod interrupted;

@@ -5,17 +5,19 @@
 use super::scene::{Draw, Ran, Started};
 use pastfs::backup;
 use pastfs::check;
-use pastfs::event::{Silent, Stop};
+use pastfs::event::{Observer, Silent, Stop};
 use pastfs::fault::{Error, Fault, Result};
 use pastfs::format::slot::Label;
 use pastfs::format::snapshot::Action;
 use pastfs::id::SnapshotId;
+use pastfs::prune::{self, Unused};
+use pastfs::repair::{self, PacksOptions};
 use pastfs::repository::{Credential, InitOptions, OpenOptions, Repository};
 use pastfs::restore;
 use pastfs::seal::{Cipher, Compression};
 use pastfs::source::{self, Exclude};
 use pastfs::storage::{Local, Store};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -159,12 +161,13 @@ impl World {
             let opened = self.open(&store, &self.fresh("ids")).unwrap();
             match what {
                 "OTHER KEY" => opened.slots().unwrap().iter().find(|s| !s.current).unwrap().id.hex(),
+                "MIDDLE" => opened.snapshots().unwrap().iter().find(|s| !s.held).unwrap().id.hex(),
                 _ if deed.args.contains(&"--undo") => opened.forgotten().unwrap()[0].id.hex(),
                 _ => opened.snapshots().unwrap()[0].id.hex(),
             }
         };
         let fill = |arg: &&str| match *arg {
-            "OTHER KEY" | "OLDEST" => looked_up(arg),
+            "OTHER KEY" | "OLDEST" | "MIDDLE" => looked_up(arg),
             arg => arg.to_owned(),
         };
         deed.args.iter().map(fill).collect()
@@ -197,7 +200,7 @@ impl World {
             skip_if_unchanged: false,
             compression: Compression::default(),
         };
-        let observer: Arc<dyn pastfs::event::Observer> = Arc::new(Silent);
+        let observer = silent();
         let report = backup::run(repository, options, &observer, &Stop::new())?;
         assert_eq!(report.unread_total, 0, "{:?}", report.unread);
         assert!(report.snapshot.is_some(), "a backup without a snapshot");
@@ -226,7 +229,7 @@ impl World {
                 threads: 1,
                 ..restore::Options::default()
             };
-            let observer: Arc<dyn pastfs::event::Observer> = Arc::new(Silent);
+            let observer = silent();
             let report = restore::run(&repository, &s, options, &observer, &Stop::new());
             let report = report.map_err(told("restoring"))?;
             if report.failed + report.incomplete > 0 || tree_of(&target) != self.copies[state - 1] {
@@ -242,13 +245,40 @@ impl World {
     pub fn clean(&self, store: &Arc<dyn Store>, cache: &Path) -> std::result::Result<(), String> {
         let repository = self.open(store, cache).map_err(|e| format!("opening for a check: {e:?}"))?;
         let options = check::Options { read_data: Some(check::Subset::All) };
-        let observer: Arc<dyn pastfs::event::Observer> = Arc::new(Silent);
+        let observer = silent();
         let report = check::run(&repository, &options, &observer, &Stop::new());
         let report = report.map_err(|e| format!("checking: {e:?}"))?;
         match report.findings.first() {
             None => Ok(()),
             Some(f) => Err(format!("check: {} {} ({})", f.object, f.what, f.advice)),
         }
+    }
+
+    /// After a crash of what was to mend: done again, and with a backup of what the source still has, all is well.
+    pub fn mended(
+        &self,
+        deed: &Deed,
+        store: &Arc<dyn Store>,
+        cache: &Path,
+    ) -> std::result::Result<View, String> {
+        (deed.act)(self, store, cache).map_err(|e| format!("mending again: {e:?}"))?;
+        let saved = self.open(store, cache).and_then(|r| self.save(&r, deed.state));
+        saved.map_err(|e| format!("the backup after mending: {e:?}"))?;
+        self.sound(store, cache, deed.state)
+    }
+
+    /// Done twice more, all is as well as it was.
+    pub fn repeated(
+        &self,
+        deed: &Deed,
+        store: &Arc<dyn Store>,
+        cache: &Path,
+    ) -> std::result::Result<(), String> {
+        for _ in 0..2 {
+            (deed.act)(self, store, cache).map_err(|e| format!("doing it again: {e:?}"))?;
+        }
+        self.whole(store, cache).map_err(|e| format!("done again: {e}"))?;
+        self.clean(store, cache).map_err(|e| format!("done again: {e}"))
     }
 
     /// All that must hold after a crash: whole, clean, the same through a cache that knows nothing, and the next backup
@@ -317,7 +347,12 @@ pub struct Deed {
     pub act: fn(&World, &Arc<dyn Store>, &Path) -> Result<()>,
     /// Whether it was done, between these two views.
     pub done: fn(&View, &View) -> bool,
-    /// The same as arguments of the program. `OLDEST` and `OTHER KEY` stand for ids.
+    /// What befalls the repository before it. Then it is there to mend that: nothing is promised before it was done to the
+    /// end, and followed by a backup.
+    pub damage: Option<fn(&Arc<dyn Store>)>,
+    /// It can be done again and again, and must then lose nothing.
+    pub repeats: bool,
+    /// The same as arguments of the program. `OLDEST`, `MIDDLE` and `OTHER KEY` stand for ids.
     pub args: &'static [&'static str],
 }
 
@@ -333,6 +368,24 @@ fn noted(world: &World, store: &Arc<dyn Store>, cache: &Path, action: Action, ta
     repository.add_note(action, &ids, &tags).map(drop)
 }
 
+fn silent() -> Arc<dyn Observer> {
+    Arc::new(Silent)
+}
+
+fn pruned(world: &World, store: &Arc<dyn Store>, cache: &Path, now: bool) -> Result<()> {
+    let options = prune::Options {
+        grace: 0,
+        max_unused: Unused::Share(0.0),
+        max_repack: u64::MAX,
+        now,
+        dry_run: false,
+        compression: Compression::default(),
+        host: b"h".to_vec(),
+        drop: HashSet::new(),
+    };
+    prune::run(&world.open(store, cache)?, &options, &silent(), &Stop::new(), &mut |_| {}).map(drop)
+}
+
 /// In this order each finds what it needs.
 pub const DEEDS: &[Deed] = &[
     Deed {
@@ -343,6 +396,8 @@ pub const DEEDS: &[Deed] = &[
             Repository::init(store, &credential(KEY), &options).map(drop)
         },
         done: |_, after| after.keys == 1,
+        damage: None,
+        repeats: false,
         args: &["init", "-q"],
     },
     Deed {
@@ -350,6 +405,8 @@ pub const DEEDS: &[Deed] = &[
         state: 1,
         act: |world, store, cache| world.save(&world.open(store, cache)?, 1),
         done: |before, after| after.snapshots.len() == before.snapshots.len() + 1 && after.tagged("1") == 1,
+        damage: None,
+        repeats: false,
         args: &["backup", "-q", "--host", "h", "--tag", "1", "source"],
     },
     Deed {
@@ -357,6 +414,8 @@ pub const DEEDS: &[Deed] = &[
         state: 2,
         act: |world, store, cache| world.save(&world.open(store, cache)?, 2),
         done: |before, after| after.snapshots.len() == before.snapshots.len() + 1 && after.tagged("2") == 1,
+        damage: None,
+        repeats: false,
         args: &["backup", "-q", "--host", "h", "--tag", "2", "source"],
     },
     Deed {
@@ -366,6 +425,8 @@ pub const DEEDS: &[Deed] = &[
             world.open(store, cache)?.add_slot(&credential([6; 32]), &Label::default()).map(drop)
         },
         done: |before, after| after.keys == before.keys + 1,
+        damage: None,
+        repeats: false,
         args: &["key", "add", "-q", "--new-key-file", "another-key"],
     },
     Deed {
@@ -379,6 +440,8 @@ pub const DEEDS: &[Deed] = &[
             }
         },
         done: |before, after| after.keys + 1 == before.keys,
+        damage: None,
+        repeats: false,
         args: &["key", "remove", "-q", "OTHER KEY"],
     },
     Deed {
@@ -386,6 +449,8 @@ pub const DEEDS: &[Deed] = &[
         state: 2,
         act: |world, store, cache| noted(world, store, cache, Action::Tag, &["extra"]),
         done: |before, after| after.tagged("extra") == before.tagged("extra") + 1,
+        damage: None,
+        repeats: false,
         args: &["tag", "-q", "--add", "extra", "OLDEST"],
     },
     Deed {
@@ -393,6 +458,8 @@ pub const DEEDS: &[Deed] = &[
         state: 2,
         act: |world, store, cache| noted(world, store, cache, Action::Forget, &[]),
         done: |before, after| after.snapshots.len() + 1 == before.snapshots.len(),
+        damage: None,
+        repeats: false,
         args: &["forget", "-q", "OLDEST"],
     },
     Deed {
@@ -400,6 +467,8 @@ pub const DEEDS: &[Deed] = &[
         state: 2,
         act: |world, store, cache| noted(world, store, cache, Action::Unforget, &[]),
         done: |before, after| after.snapshots.len() == before.snapshots.len() + 1,
+        damage: None,
+        repeats: false,
         args: &["forget", "-q", "--undo", "OLDEST"],
     },
     Deed {
@@ -407,6 +476,111 @@ pub const DEEDS: &[Deed] = &[
         state: 2,
         act: |world, store, cache| noted(world, store, cache, Action::Hold, &[]),
         done: |before, after| after.held() == before.held() + 1,
+        damage: None,
+        repeats: false,
         args: &["tag", "-q", "--hold", "OLDEST"],
+    },
+    Deed {
+        name: "third backup",
+        state: 3,
+        act: |world, store, cache| world.save(&world.open(store, cache)?, 3),
+        done: |before, after| after.snapshots.len() == before.snapshots.len() + 1 && after.tagged("3") == 1,
+        damage: None,
+        repeats: false,
+        args: &["backup", "-q", "--host", "h", "--tag", "3", "source"],
+    },
+    Deed {
+        name: "forget the middle",
+        state: 3,
+        act: |world, store, cache| {
+            let repository = world.open(store, cache)?;
+            let middle: Vec<SnapshotId> =
+                repository.snapshots()?.iter().filter(|s| !s.held).take(1).map(|s| s.id).collect();
+            repository.add_note(Action::Forget, &middle, &[]).map(drop)
+        },
+        done: |before, after| after.snapshots.len() + 1 == before.snapshots.len() && after.tagged("2") == 0,
+        damage: None,
+        repeats: false,
+        args: &["forget", "-q", "MIDDLE"],
+    },
+    // It retires, and moves what is needed.
+    Deed {
+        name: "prune",
+        state: 3,
+        act: |world, store, cache| pruned(world, store, cache, false),
+        done: |before, after| before == after,
+        damage: None,
+        repeats: true,
+        args: &["prune", "-q", "--grace", "0h", "--max-unused", "0%"],
+    },
+    // It deletes.
+    Deed {
+        name: "prune again",
+        state: 3,
+        act: |world, store, cache| pruned(world, store, cache, false),
+        done: |before, after| before == after,
+        damage: None,
+        repeats: true,
+        args: &["prune", "-q", "--grace", "0h", "--max-unused", "0%"],
+    },
+    Deed {
+        name: "forget what is held not",
+        state: 3,
+        act: |world, store, cache| {
+            let repository = world.open(store, cache)?;
+            let last: Vec<SnapshotId> =
+                repository.snapshots()?.iter().filter(|s| !s.held).take(1).map(|s| s.id).collect();
+            repository.add_note(Action::Forget, &last, &[]).map(drop)
+        },
+        done: |before, after| after.snapshots.len() + 1 == before.snapshots.len(),
+        damage: None,
+        repeats: false,
+        args: &["forget", "-q", "MIDDLE"],
+    },
+    Deed {
+        name: "prune --now",
+        state: 3,
+        act: |world, store, cache| pruned(world, store, cache, true),
+        done: |before, after| before == after,
+        damage: None,
+        repeats: false,
+        args: &["prune", "-q", "--now", "--max-unused", "0%"],
+    },
+    Deed {
+        name: "repair index",
+        state: 1,
+        act: |world, store, cache| {
+            let repository = world.open(store, cache)?;
+            repair::index(&repository, b"h", false, &silent(), &Stop::new()).map(drop)
+        },
+        done: |before, after| before == after,
+        damage: Some(|store| {
+            for name in store.names("index/").unwrap() {
+                store.delete(&name).unwrap();
+            }
+        }),
+        repeats: true,
+        args: &["repair", "index", "-q"],
+    },
+    Deed {
+        name: "repair packs",
+        state: 1,
+        act: |world, store, cache| {
+            let options = PacksOptions { read_data: true, host: b"h".to_vec(), ..PacksOptions::default() };
+            repair::packs(&world.open(store, cache)?, &options, &silent(), &Stop::new()).map(drop)
+        },
+        done: |before, after| before == after,
+        damage: Some(|store| {
+            // The pack of the large file, which the source has in every state.
+            let largest = store.list("packs/").unwrap().into_iter().max_by_key(|l| l.size).unwrap();
+            let mut bytes = store.get(&largest.name, largest.size).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            store.delete(&largest.name).unwrap();
+            store.put(&largest.name, &bytes).unwrap();
+        }),
+        repeats: true,
+        // What is lost is told by the exit code, until the next backup has stored it again.
+        args: &["repair", "packs", "-q", "--read-data"],
     },
 ];
