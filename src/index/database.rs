@@ -52,6 +52,9 @@ const FILE_BYTES: u64 = 256 << 20;
 const SCAN_AHEAD: usize = 2 << 20;
 /// Bytes of a set of marks that are sorted in memory; RocksDB may hold two of them. 10 million marks are 20 runs.
 const RUN_BYTES: usize = 32 << 20;
+/// Bytes that a start reads at a time of what is kept of segments: else it is block by block, 4 KiB each, and half a megabyte
+/// for 10,000.
+const START_AHEAD: usize = 256 << 10;
 /// How long a writer waits for compactions before it closes; what is cut off is begun again by the next.
 const COMPACTION_WAIT: Duration = Duration::from_secs(60);
 /// How often and how long one waits for the lock of another writer: 10 seconds in all.
@@ -361,6 +364,7 @@ impl Base {
     /// All keys of one kind, in order.
     pub fn scan(&self, kind: u8, mut each: impl FnMut(&[u8], &[u8]) -> Tried<()>) -> Tried<()> {
         let mut how = ReadOptions::default();
+        how.set_readahead_size(START_AHEAD);
         how.set_total_order_seek(true);
         how.set_iterate_upper_bound([kind + 1]);
         self.walk(&[kind], how, &mut each)
