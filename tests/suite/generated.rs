@@ -123,6 +123,7 @@ impl Author {
         self.packs(chunks, segments, |_| ());
     }
 
+    #[allow(dead_code)] // for the benchmarks
     /// The same, with files as long as the packs, which take no space; `each` hears of every pack.
     pub fn sparse_packs(&self, chunks: u64, segments: u64, mut each: impl FnMut(&[ChunkId])) {
         self.packs(chunks, segments, |entry| {

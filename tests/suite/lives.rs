@@ -19,7 +19,8 @@ const STEPS_OF_A_LIFE: usize = 30;
 const MACHINES: [&str; 2] = ["anna", "berta"];
 
 /// What a life can bring: how often, and what. A new command is a new row.
-const STEPS: &[(&str, u64, fn(&mut Life))] = &[
+type Step = (&'static str, u64, fn(&mut Life));
+const STEPS: &[Step] = &[
     ("files change", 8, Life::files_change),
     ("backup", 6, Life::backup),
     ("backup, killed", 3, Life::killed_backup),

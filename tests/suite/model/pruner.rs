@@ -68,10 +68,9 @@ fn after(world: &World, at: u8) -> u8 {
     match (world.rules.packs_before_segments, at, next) {
         (false, pc::P3_SNAPSHOTS | pc::P2_LEASES, pc::P3_PACKS) => pc::P3_SEGMENTS,
         (false, pc::P3_SEGMENTS, _) => pc::P3_PACKS,
-        (false, pc::P3_PACKS, _) => order
-            .get(order.len() - 1)
-            .filter(|p| **p == pc::P1_NOTES)
-            .map_or(pc::P5_EARLY, |_| pc::P1_SEGMENTS),
+        (false, pc::P3_PACKS, _) => {
+            order.last().filter(|p| **p == pc::P1_NOTES).map_or(pc::P5_EARLY, |_| pc::P1_SEGMENTS)
+        }
         _ => next,
     }
 }
