@@ -30,7 +30,7 @@ use crate::format::segment::Retirement;
 use crate::id::{ChunkId, PackId, SegmentId, SessionId};
 use database::{Home, Lock, Tried, Trouble};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,9 +273,14 @@ impl Index {
         self.catch_up()
     }
 
-    /// The sweeps whose retirements count here.
+    /// The sweeps whose retirements count here, but for those all of whose packs are deleted.
     pub fn sweeps(&self) -> Result<Vec<SessionId>> {
         Ok(self.state.read().sweeps())
+    }
+
+    /// Of the segments that count and name any of these packs: how many of them, and how many packs in all.
+    pub fn segments_with(&self, packs: &HashSet<PackId>) -> Result<HashMap<SegmentId, (usize, usize)>> {
+        self.read(|s| s.segments_with(packs))
     }
 
     /// The segments that count and were merged from others, with those others.

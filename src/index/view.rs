@@ -370,8 +370,35 @@ impl State {
     }
 
     pub fn sweeps(&self) -> Vec<SessionId> {
-        let all = self.view.segments.values().flat_map(|r| r.retired.iter().map(|r| r.sweep));
-        all.collect::<BTreeSet<_>>().into_iter().collect()
+        let all = || self.view.segments.values().flat_map(|record| &record.retired);
+        let gone: HashSet<PackId> = all().filter(|r| r.deleted.is_some()).map(|r| r.pack).collect();
+        let open = all().filter(|r| !gone.contains(&r.pack)).map(|r| r.sweep);
+        open.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Of the segments that count and name any of these packs: how many of them, and how many packs in all.
+    pub fn segments_with(&self, packs: &HashSet<PackId>) -> Tried<HashMap<SegmentId, (usize, usize)>> {
+        let mut dead = HashSet::new();
+        self.reader.scan(record::PACK_ID, |key, value| {
+            let bad = || Trouble::record("a pack");
+            if packs.contains(&record::pack_of_key(key).ok_or_else(bad)?) {
+                dead.insert(record::number(value).ok_or_else(bad)?);
+            }
+            Ok(())
+        })?;
+        let mut found = HashMap::new();
+        for (id, record) in &self.view.segments {
+            let (mut some, mut all) =
+                (record.packs.iter().filter(|(n, _)| dead.contains(n)).count(), record.packs.len());
+            if let Some(pending) = self.memory.segments.get(id) {
+                all = pending.packs.len();
+                some = pending.packs.iter().filter(|p| packs.contains(&p.record.info.id)).count();
+            }
+            if some > 0 {
+                found.insert(*id, (some, all));
+            }
+        }
+        Ok(found)
     }
 
     /// The segments that count and were merged from others, with those others.

@@ -232,6 +232,10 @@ impl Run<'_> {
             self.report.stored += mover.finish()?;
         }
         let mut deleted: Vec<Retired> = census.gone.clone();
+        for r in &deleted {
+            // A run that was killed may have left what heals the pack.
+            sweep.delete_pack(&r.pack)?;
+        }
         let result = self.delete_packs(sweep, census, &kept, &mut deleted);
         // Also of what was deleted before something went wrong.
         sweep.mark_deleted(&deleted)?;

@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
 use crate::format::snapshot::Lease;
-use crate::id::{NoteId, PackId, SessionId};
+use crate::id::{NoteId, SessionId};
 use std::collections::{BTreeMap, HashSet};
 
 /// A lease that was not renewed for so long, by the store's clock, is its holder's who died or sleeps: it is renewed
@@ -178,12 +178,7 @@ impl Repository {
     /// What the store says.
     pub fn open_sweeps(&self) -> Result<Vec<SessionId>> {
         self.sync_index()?;
-        let retired = self.index()?.retirements();
-        let gone: HashSet<PackId> =
-            retired.iter().filter(|(_, r)| r.deleted.is_some()).map(|(_, r)| r.pack).collect();
-        let open: HashSet<SessionId> =
-            retired.iter().filter(|(_, r)| !gone.contains(&r.pack)).map(|(_, r)| r.sweep).collect();
-        Ok(open.into_iter().collect())
+        self.index()?.sweeps()
     }
 
     /// Deletes all leases of a session: whoever holds it finds out before it writes a manifest, and starts over.

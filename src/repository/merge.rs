@@ -70,18 +70,23 @@ impl Sweep {
         now: i64,
         stop: &Stop,
     ) -> Result<u64> {
-        let is_small = |(id, (size, _)): &(&SegmentId, &(u64, i64))| *size < SMALL && !replaced.contains(id);
-        let small: Vec<SegmentId> = listed.iter().filter(is_small).map(|(id, _)| *id).collect();
-        if small.len() < SMALL_MANY {
-            return Ok(0);
-        }
         let index = repository.index()?;
         let named: HashSet<PackId> = index.packs()?.into_iter().collect();
         let over = |r: &crate::index::Retired| r.deleted.is_some_and(|t| now - t >= SAID_SECONDS);
         let ended: HashSet<PackId> =
             index.retirements().iter().filter(|(_, r)| over(r)).map(|(_, r)| r.pack).collect();
+        let left: Vec<(SegmentId, u64)> =
+            listed.iter().filter(|(id, _)| !replaced.contains(id)).map(|(id, l)| (*id, l.0)).collect();
+        let (small, large): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, size)| *size < SMALL);
+        let dead = index.segments_with(&ended)?;
+        // Large ones are worth it once half of what they say is over.
+        let is_over = |id: &SegmentId| dead.get(id).is_some_and(|(over, all)| over * 2 >= *all);
+        let mut chosen: Vec<SegmentId> = large.into_iter().map(|(id, _)| id).filter(is_over).collect();
+        if small.len() >= SMALL_MANY {
+            chosen.extend(small.into_iter().map(|(id, _)| id));
+        }
         let (mut open, mut count) = (Merging::default(), 0);
-        for id in small {
+        for id in chosen {
             stop.check()?;
             let name = segment_name(&id);
             let segment = repository.segment(&id).doing(|| format!("reading {name}"))?;
@@ -103,7 +108,7 @@ impl Sweep {
 
     fn put_merged(&self, repository: &Repository, merging: Merging) -> Result<()> {
         // It would replace itself alone.
-        if merging.replaces.len() < 2 {
+        if merging.replaces.len() < 2 && !merging.is_less {
             return Ok(());
         }
         let merged = merging.replaces.len();
@@ -148,6 +153,8 @@ struct Merging {
     retirements: BTreeMap<Vec<u8>, Vec<Signature>>,
     replaces: Vec<SegmentId>,
     bytes: usize,
+    /// Something was left out.
+    is_less: bool,
 }
 
 impl Merging {
@@ -170,8 +177,9 @@ impl Merging {
             authors.push(at);
         }
         for v in segment.entries {
-            if !ended.contains(&PackEntry::decode(&v.body)?.pack) {
-                self.bytes += add(&mut self.entries, v, &authors)?;
+            match ended.contains(&PackEntry::decode(&v.body)?.pack) {
+                true => self.is_less = true,
+                false => self.bytes += add(&mut self.entries, v, &authors)?,
             }
         }
         for v in segment.retirements {
