@@ -107,7 +107,9 @@ pub fn index(
     report.absent = missing.map(|(id, _)| *id).filter(|id| !retired.contains_key(id)).collect();
     if let Some(sweep) = &mut sweep {
         salvage(sweep, &strays, &mut report, stop)?;
-        let damaged = strays.damaged.iter().map(|s| s.info().id).chain(strays.hopeless);
+        // What may be read another day is not given up.
+        let damaged = strays.damaged.iter().filter(|s| s.is_damaged()).map(|s| s.info().id);
+        let damaged = damaged.chain(strays.hopeless);
         sweep.retire(&damaged.chain(report.absent.iter().copied()).collect::<Vec<_>>())?;
     }
     // All that is there is named by others now.
@@ -171,9 +173,9 @@ fn take(
     let stray = match read {
         Ok(stray) => stray,
         Err(Unreadable { error, is_damaged: false }) => {
-            let hex = pack.hex();
-            let advice = "it is whole, and not for this key: look where it comes from, and move it elsewhere";
-            report.left.push((format!("packs/{}/{hex}", &hex[..2]), error.chain(), Some(advice.into())));
+            let advice =
+                "it cannot be read now, or is not for this key: try again, and look where it comes from";
+            report.left.push((name_of(&pack), error.chain(), Some(advice.into())));
             return;
         }
         Err(Unreadable { error, .. }) => {
@@ -189,9 +191,18 @@ fn take(
         return;
     }
     let what = stray.error().map_or_else(String::new, Error::chain);
+    if !stray.is_damaged() {
+        let advice = "what can be read of it was saved; try again when the storage can be read";
+        report.left.push((name_of(&pack), what.clone(), Some(advice.into())));
+    }
     let chunks = (stray.chunks(), stray.bad_frames());
     report.damaged.push(DamagedStray { pack, what, chunks, saved: 0 });
     strays.damaged.push(stray);
+}
+
+fn name_of(pack: &PackId) -> String {
+    let hex = pack.hex();
+    format!("packs/{}/{hex}", &hex[..2])
 }
 
 fn adopt(repository: &Repository, sweep: Option<&Sweep>, entries: &mut Vec<PackEntry>) -> Result<()> {
@@ -240,8 +251,7 @@ fn read_strays(
             let (send, next) = (send.clone(), &next);
             let work = move || {
                 while let Some((id, size)) = strays.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let hex = id.hex();
-                    let name = format!("packs/{}/{hex}", &hex[..2]);
+                    let name = name_of(id);
                     observer.event(Event::Started(Path::new(&name)));
                     let read = match repository.read_stray(id, *size, stop) {
                         // A prune took it.

@@ -42,6 +42,7 @@ pub struct Stray {
     bad: HashSet<u32>,
     /// What is wrong, if anything is: the first reason.
     error: Option<Error>,
+    is_damaged: bool,
 }
 
 /// Why nothing of a pack can be read: its header or its table is damaged, or not for us.
@@ -57,6 +58,10 @@ impl Stray {
     /// What is wrong with it.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
+    }
+    /// It is not what its name says: damage for sure, and not a disk that cannot be read now.
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
     /// What a segment can say of it, where every byte of it is proven.
     pub fn whole(&self) -> Option<&PackEntry> {
@@ -129,9 +134,10 @@ impl Repository {
             Ok(())
         };
         let flaw = self.each_frame(id, size, &header, &frames, stop, &mut each)?;
+        let is_damaged = flaw.as_ref().is_some_and(|e| e.fault() == Fault::Damaged);
         let error = error.or(flaw);
         let entry = PackEntry { pack: *id, size, header, frames, ids, unknown: Default::default() };
-        Ok(Ok(Stray { entry, space, bad, error }))
+        Ok(Ok(Stray { entry, space, bad, error, is_damaged }))
     }
 
     /// Length, header and frames, as the pack itself tells them; if it is damaged there, as it was.

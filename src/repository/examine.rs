@@ -222,23 +222,28 @@ impl Repository {
                 stop.check()?;
                 let sealed = match self.store.range(&name, at, frame.sealed_len as usize) {
                     Err(e) if !is_of_object(&e) => return Err(e),
-                    sealed => sealed.map_err(|e| e.as_fault(Fault::Damaged)),
+                    sealed => sealed.map_err(promised),
                 };
                 each(number, frame, open(number, frame, at, sealed)?)?;
                 at += u64::from(frame.sealed_len);
             }
             self.observer.event(Event::Bytes(size - end));
-            let e = e.as_fault(Fault::Damaged);
+            let e = promised(e);
             return Ok(Some(if healed.is_some() { e.while_(HEALED) } else { e }));
         }
         if let Some(e) = healed {
-            return Ok(Some(e.as_fault(Fault::Damaged).while_(HEALED)));
+            return Ok(Some(e.while_(HEALED)));
         }
         // Read once, in order: other programs need the memory more.
         self.store.release(&name, 0, size);
         let is_it = hasher.finalize().as_bytes() == &pack.0;
         Ok((!is_it).then(|| Error::damaged("it is not what its name says, yet all of its chunks are whole")))
     }
+}
+
+/// What was promised and is missing is damage; what a disk cannot read now stays what it is.
+fn promised(e: Error) -> Error {
+    if e.fault() == Fault::Missing { e.as_fault(Fault::Damaged) } else { e }
 }
 
 /// Whether an error is about the object alone, also that it is gone.

@@ -4,7 +4,9 @@
 use super::trial::{DEEDS, Deed, View, World, copy_dir};
 use parking_lot::Mutex;
 use pastfs::clock::{self, Time};
+use pastfs::event::{Observer, Silent, Stop};
 use pastfs::fault::{Error, Fault, Result};
+use pastfs::repair;
 use pastfs::storage::conformance::conformance;
 use pastfs::storage::{Listed, Store, check_name, check_prefix};
 use std::collections::{BTreeMap, HashSet};
@@ -294,6 +296,71 @@ fn whichever_call_of_the_storage_fails_nothing_that_is_listed_is_lost_and_work_g
         }
     });
     println!("storage faults tried: {}", tried.load(Ordering::Relaxed));
+}
+
+/// Repairs a repository as far as it goes.
+fn mend(world: &World, store: &Arc<dyn Store>, cache: &std::path::Path, what: &str) -> Result<()> {
+    let (observer, stop): (Arc<dyn Observer>, _) = (Arc::new(Silent), Stop::new());
+    let repository = world.open(store, cache)?;
+    match what {
+        "index" => repair::index(&repository, b"h", false, &observer, &stop).map(drop),
+        _ => {
+            let options = repair::PacksOptions { read_data: true, ..repair::PacksOptions::default() };
+            repair::packs(&repository, &options, &observer, &stop).map(drop)
+        }
+    }
+}
+
+#[test]
+fn a_repair_whose_storage_fails_at_any_call_is_finished_by_the_next() {
+    let world = World::with_copies();
+    let chain = chain(&world);
+    // Behind two backups.
+    let before = &chain[DEEDS.iter().position(|d| d.name == "key add").unwrap()];
+    let mut unnamed = before.objects.clone();
+    unnamed.retain(|name, _| !name.starts_with("index/"));
+    let mut flipped = before.objects.clone();
+    let packs = flipped.iter_mut().filter(|(name, _)| name.starts_with("packs/"));
+    let (bytes, _) = packs.map(|(_, object)| object).max_by_key(|(bytes, _)| bytes.len()).unwrap();
+    bytes[100_000] ^= 1;
+    world.turn(1);
+    let mut tried = 0;
+    for (what, objects) in [("index", &unnamed), ("packs", &flipped)] {
+        for n in 0.. {
+            let mut was_last = true;
+            for way in [Way::Once, Way::FromThenOn] {
+                let failing = Faulty::with(objects, Some((n, way)));
+                let cache = world.fresh("cache");
+                copy_dir(&before.cache, &cache);
+                let store: Arc<dyn Store> = failing.clone();
+                let outcome = mend(&world, &store, &cache, what);
+                if failing.calls.load(Ordering::SeqCst) <= n {
+                    outcome.unwrap_or_else(|e| panic!("{what}, nothing failed: {e:?}"));
+                    continue;
+                }
+                (was_last, tried) = (false, tried + 1);
+                let store: Arc<dyn Store> = Faulty::with(&failing.objects.lock().clone(), None);
+                let judge = || -> std::result::Result<(), String> {
+                    mend(&world, &store, &cache, what).map_err(|e| format!("again: {e:?}"))?;
+                    if what == "packs" {
+                        // The source still has what was lost.
+                        let saved = world.open(&store, &cache).and_then(|r| world.save(&r, 1));
+                        saved.map_err(|e| format!("the next backup: {e:?}"))?;
+                    }
+                    world.whole(&store, &cache)?;
+                    world.clean(&store, &cache)?;
+                    world.clean(&store, &world.fresh("new-cache"))
+                };
+                judge().unwrap_or_else(|e| panic!("{what}, call {n} fails ({way:?}), {outcome:?}: {e}"));
+                fs::remove_dir_all(&cache).unwrap_or_default();
+            }
+            if was_last {
+                break;
+            }
+        }
+    }
+    println!("storage faults under repairs tried: {tried}");
+    assert!(tried > 50, "{tried}");
 }
 
 /// Proves that the sweep can fail.
