@@ -39,7 +39,7 @@ pub struct Prune {
     /// Move at most so much in this run
     #[arg(long, value_name = "SIZE", value_parser = words::parse_size)]
     max_repack: Option<u64>,
-    /// How long what is forgotten or retired stays: 36h, 3d
+    /// How long what is forgotten or retired stays: 36h, 3d; with 0 whoever reads it right now is cut off
     #[arg(long, value_name = "SPAN", value_parser = parse_grace, conflicts_with = "now")]
     grace: Option<i64>,
     /// Retire and delete in one go, without a grace time: waits for backups that are under way, cuts off who reads what is
@@ -136,6 +136,9 @@ fn parse_unused(text: &str) -> std::result::Result<Unused, String> {
 }
 
 fn parse_grace(text: &str) -> std::result::Result<i64, String> {
+    if text == "0" {
+        return Ok(0);
+    }
     let span: Span = retention::parse_within(text)?;
     let seconds = span.total((jiff::Unit::Second, SpanRelativeTo::days_are_24_hours()));
     seconds.map(|s| s as i64).map_err(|_| format!("{text:?} is no grace time: write it like 36h or 3d"))

@@ -3,9 +3,10 @@
 //! over failing calls and over lost power take it from there.
 
 use super::scene::{Draw, Ran, Started};
+use parking_lot::Mutex;
 use pastfs::backup;
 use pastfs::check;
-use pastfs::event::{Observer, Silent, Stop};
+use pastfs::event::{Event, Observer, Silent, Stop};
 use pastfs::fault::{Error, Fault, Result};
 use pastfs::format::slot::Label;
 use pastfs::format::snapshot::Action;
@@ -229,11 +230,16 @@ impl World {
                 threads: 1,
                 ..restore::Options::default()
             };
-            let observer = silent();
+            let told = Arc::new(Told::default());
+            let observer: Arc<dyn Observer> = told.clone();
             let report = restore::run(&repository, &s, options, &observer, &Stop::new());
-            let report = report.map_err(told("restoring"))?;
+            let report = report.map_err(|e| format!("restoring: {e:?}"))?;
             if report.failed + report.incomplete > 0 || tree_of(&target) != self.copies[state - 1] {
-                return Err(format!("snapshot {} of state {state} is not what was saved: {report:?}", s.id));
+                let why = told.0.lock().clone();
+                return Err(format!(
+                    "snapshot {} of state {state} is not what was saved: {report:?} {why:?}",
+                    s.id
+                ));
             }
             fs::remove_dir_all(&target).unwrap();
             view.snapshots.insert(s.id, (tags, s.held));
@@ -366,6 +372,18 @@ fn noted(world: &World, store: &Arc<dyn Store>, cache: &Path, action: Action, ta
     let ids = oldest(&repository, action == Action::Unforget)?;
     let tags: Vec<Vec<u8>> = tags.iter().map(|t| t.as_bytes().to_vec()).collect();
     repository.add_note(action, &ids, &tags).map(drop)
+}
+
+/// Keeps what could not be brought back.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Observer for Told {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Unread { path, reason } = event {
+            self.0.lock().push(format!("{}: {reason}", path.display()));
+        }
+    }
 }
 
 fn silent() -> Arc<dyn Observer> {
@@ -511,7 +529,7 @@ pub const DEEDS: &[Deed] = &[
         done: |before, after| before == after,
         damage: None,
         repeats: true,
-        args: &["prune", "-q", "--grace", "0h", "--max-unused", "0%"],
+        args: &["prune", "-q", "--grace", "0", "--max-unused", "0%"],
     },
     // It deletes.
     Deed {
@@ -521,7 +539,7 @@ pub const DEEDS: &[Deed] = &[
         done: |before, after| before == after,
         damage: None,
         repeats: true,
-        args: &["prune", "-q", "--grace", "0h", "--max-unused", "0%"],
+        args: &["prune", "-q", "--grace", "0", "--max-unused", "0%"],
     },
     Deed {
         name: "forget what is held not",
