@@ -90,14 +90,19 @@ start() { # PROGRAM TREE
   [ "$1" = files ] && return
   (serve "$1") >"$BENCH_DIR/$1.log" 2>&1 &
   DAEMON=$!
+  local began
+  began=$(now)
   until ls "$(at "$1" "$2")" >/dev/null 2>&1; do
-    kill -0 $DAEMON 2>/dev/null || { echo "$1 did not mount:" >&2; cat "$BENCH_DIR/$1.log" >&2; exit 1; }
+    if ! kill -0 $DAEMON 2>/dev/null || [ $(($(now) - began)) -gt $((LIMIT * 1000000)) ]; then
+      echo "$1 did not mount:" >&2; cat "$BENCH_DIR/$1.log" >&2; exit 1
+    fi
     sleep 0.005
   done
 }
 
 stop() { # PROGRAM
   [ -n "$DAEMON" ] || return 0
+  kill -0 $DAEMON 2>/dev/null || { echo "the mount of $1 ended by itself" >&2; exit 1; }
   note memory "$1" "$(awk '/^VmHWM/ {printf "%.0f", $2 / 1024}' /proc/$DAEMON/status)"
   fusermount3 -u "$MNT" 2>/dev/null || umount -l "$MNT"
   wait $DAEMON 2>/dev/null || true
@@ -112,7 +117,7 @@ timed() { # ROW PROGRAM COMMAND...
   timeout "$LIMIT" "$@" >/dev/null 2>"$BENCH_DIR/err" || code=$?
   case $row-$code in
     *-0 | diff-1 | rsync-2[34]) note "$row" "$program" "$(since "$began")" ;;
-    *-124) note "$row" "$program" "$LIMIT.1" ;;
+    *-124) note "$row" "$program" "$LIMIT(over)" ;;
     *) echo "$row by $program failed:" >&2; head -3 "$BENCH_DIR/err" >&2 ;;
   esac
 }
