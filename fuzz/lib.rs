@@ -1,5 +1,5 @@
-//! The format room alone, under the name that its users know it by: fuzzing needs none of the rest
-//! of pastfs, and so no RocksDB.
+//! The rooms that read what comes from outside, under the names that their users know them by: fuzzing needs none of the
+//! rest of pastfs, and so no RocksDB.
 
 extern crate self as pastfs;
 
@@ -11,4 +11,22 @@ pub mod fault;
 pub mod format;
 #[path = "../src/id.rs"]
 pub mod id;
+#[path = "../src/chunk/mod.rs"]
+pub mod chunk;
+#[path = "../src/source/exclude.rs"]
+pub mod exclude;
+#[path = "../src/moment.rs"]
+pub mod moment;
+#[path = "../src/mount/names.rs"]
+pub mod names;
+
+pub mod source {
+    pub use crate::exclude::Exclude;
+}
+
+pub mod mount {
+    pub use crate::names::{Named, Names};
+}
+
 pub mod targets;
+pub mod words;

@@ -35,7 +35,7 @@ mod walking;
 mod xattrs;
 
 pub use mountpoint::{mountpoints, umount};
-pub use names::Names;
+pub use names::{Named, Names};
 pub use owners::Owners;
 
 use crate::event::Observer;

@@ -26,6 +26,8 @@ macro_rules! there_and_back {
 
 #[path = "format/draw.rs"]
 mod draw;
+#[path = "../../fuzz/words.rs"]
+mod fuzzed_words;
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 #[path = "format/vectors.rs"]
@@ -325,11 +327,11 @@ fn a_byte_inserted_or_removed_anywhere_is_no_panic() {
 #[test]
 fn every_file_of_the_fuzzing_corpora_passes_every_target() {
     let corpora = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    for (name, _) in targets::TARGETS {
+    for (name, _) in targets::TARGETS.iter().chain(fuzzed_words::TARGETS) {
         let mut files = 0;
         for file in std::fs::read_dir(corpora.join(name)).unwrap() {
             let bytes = std::fs::read(file.unwrap().path()).unwrap();
-            targets::TARGETS.iter().for_each(|(_, f)| f(&bytes));
+            targets::TARGETS.iter().chain(fuzzed_words::TARGETS).for_each(|(_, f)| f(&bytes));
             files += 1;
         }
         assert!(files > 0, "the corpus of {name} is empty");
