@@ -68,9 +68,8 @@ fn after(world: &World, at: u8) -> u8 {
     match (world.rules.packs_before_segments, at, next) {
         (false, pc::P3_SNAPSHOTS | pc::P2_LEASES, pc::P3_PACKS) => pc::P3_SEGMENTS,
         (false, pc::P3_SEGMENTS, _) => pc::P3_PACKS,
-        (false, pc::P3_PACKS, _) => {
-            order.last().filter(|p| **p == pc::P1_NOTES).map_or(pc::P5_EARLY, |_| pc::P1_SEGMENTS)
-        }
+        (false, pc::P3_PACKS, _) if order.last() == Some(&pc::P1_NOTES) => pc::P1_SEGMENTS,
+        (false, pc::P3_PACKS, _) => pc::P5_EARLY,
         _ => next,
     }
 }
