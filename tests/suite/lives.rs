@@ -18,8 +18,10 @@ const STEPS_OF_A_LIFE: usize = 30;
 /// Machines that back up, each with a cache and a name.
 const MACHINES: [&str; 2] = ["anna", "berta"];
 
+type Step = fn(&mut Life);
+
 /// What a life can bring: how often, and what. A new command is a new row.
-const STEPS: &[(&str, u64, fn(&mut Life))] = &[
+const STEPS: &[(&str, u64, Step)] = &[
     ("files change", 8, Life::files_change),
     ("backup", 6, Life::backup),
     ("backup, killed", 3, Life::killed_backup),
