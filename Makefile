@@ -47,7 +47,7 @@ fuzz: deps ## fuzz every decoder, FUZZ_SECONDS (60) each; needs a nightly toolch
 	  CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-soak: deps note ## the tests that take long: SOAK_MINUTES (10) of a mount under load; 1440 are a day
+soak: deps note ## the tests that take long: SOAK_MINUTES (10; 1440 are a day) of a mount, KILLS (600), LIVES (100), CROWD_MINUTES (3)
 	$(CARGO) test --release --locked -- --ignored --nocapture
 
 bench: deps note ## the benchmarks

@@ -14,6 +14,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long one waits for a prune to end, in seconds; one that was killed never does.
+const WAIT_SECONDS: i64 = 60;
 /// How often one looks whether a prune has ended.
 const WAIT: Duration = Duration::from_secs(1);
 /// Most snapshots that one note names; more are divided. At 34 bytes each, and with tags at their limits, a note stays
@@ -98,12 +100,19 @@ impl Repository {
             let now = written.saturating_add(clock::running() - started);
             let sweeps = self.sessions()?;
             let Some(sweep) = sweeps.iter().find(|s| s.is_sweep(now) && s.since <= written) else { break };
-            if !told {
+            let host = String::from_utf8_lossy(&sweep.host).into_owned();
+            if clock::running() - started >= WAIT_SECONDS {
                 let text = format!(
-                    "waiting for a prune of {} to end, which may be deleting what is brought back; if it was killed, \
-                     this can be stopped: the snapshots are back if they are still listed",
-                    String::from_utf8_lossy(&sweep.host)
+                    "the snapshots are listed again, but a prune of {host} that began before has not ended, and may \
+                     have decided to delete them"
                 );
+                return Err(Error::new(Fault::Busy, text).hint(
+                    "if that prune was killed all is well; else look at `pastfs snapshots` once it has ended: what is \
+                     listed then is whole",
+                ));
+            }
+            if !told {
+                let text = format!("waiting for a prune of {host}, which may be deleting what is brought back");
                 self.observer.event(Event::Warning(&text));
                 told = true;
             }

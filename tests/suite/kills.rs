@@ -82,6 +82,8 @@ impl Series<'_> {
             }
             (2, Some(_)) => ("check", words("check --read-data")),
             (3, Some(_)) => ("mount", words("mount --foreground mnt")),
+            // What it retires and deletes is nobody's.
+            (6, Some(_)) => ("prune", words("prune -q --grace 0 --max-unused 0%")),
             (4 | 5, Some(id)) if before.len() > KEPT && !before[&id].1 => {
                 after.remove(&id);
                 ("forget", words(&format!("forget -q {id}")))

@@ -18,9 +18,10 @@ const STEPS_OF_A_LIFE: usize = 30;
 /// Machines that back up, each with a cache and a name.
 const MACHINES: [&str; 2] = ["anna", "berta"];
 
+type Step = fn(&mut Life);
+
 /// What a life can bring: how often, and what. A new command is a new row.
-type Step = (&'static str, u64, fn(&mut Life));
-const STEPS: &[Step] = &[
+const STEPS: &[(&str, u64, Step)] = &[
     ("files change", 8, Life::files_change),
     ("backup", 6, Life::backup),
     ("backup, killed", 3, Life::killed_backup),
@@ -31,8 +32,19 @@ const STEPS: &[Step] = &[
     ("hold, release", 1, Life::hold_or_release),
     ("restore", 3, Life::restore_one),
     ("damage, then mended", 3, Life::damage),
+    ("prune", 2, Life::prune),
+    ("prune, killed", 1, Life::killed_prune),
+    ("repair", 1, Life::repair),
     ("a cache is lost", 1, Life::lose_cache),
     ("check", 1, Life::check),
+];
+
+/// Nothing waits here for a day.
+const PRUNE: &[&str] = &["prune", "-q", "--grace", "0", "--max-unused", "0%"];
+const REPAIRS: [&[&str]; 3] = [
+    &["repair", "index", "-q"],
+    &["repair", "packs", "-q", "--read-data"],
+    &["repair", "snapshots", "-q", "--read-data", "--dry-run"],
 ];
 
 /// A snapshot, as the model has it.
@@ -170,7 +182,7 @@ impl Life {
     }
 
     fn adopt(&mut self, id: String, host: &'static str) {
-        let (state, age) = (self.state, self.shots.len());
+        let (state, age) = (self.state, self.told.len());
         let tags = vec![format!("s{state}")];
         let shot = Shot { state, host, tags, is_held: false, is_forgotten: false, age };
         self.shots.insert(id, shot);
@@ -261,6 +273,38 @@ impl Life {
         }
     }
 
+    fn prune(&mut self) {
+        self.run(PRUNE).ok();
+        self.some_are_gone();
+    }
+
+    fn killed_prune(&mut self) {
+        let machine = MACHINES[self.below(2) as usize];
+        let mut command = self.scene.command(PRUNE);
+        command.env("PASTFS_CACHE", self.scene.path(&format!("cache of {machine}")));
+        let running = self.scene.start(command);
+        std::thread::sleep(Duration::from_micros(self.below(150_000)));
+        running.signal(libc::SIGKILL);
+        let _ = running.wait();
+        // Who brings something back waits for it until it could delete nothing any more: the day is over.
+        self.scene.shell("find repository/leases -type f -exec touch -d '25 hours ago' {} +").ok();
+        self.some_are_gone();
+    }
+
+    /// A prune deletes what is forgotten, and nothing else.
+    fn some_are_gone(&mut self) {
+        let list = self.run(&["snapshots", "--forgotten", "--json"]).ok().json();
+        let left: Vec<&str> = list.as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap()).collect();
+        self.shots.retain(|id, shot| !shot.is_forgotten || left.contains(&id.as_str()));
+    }
+
+    /// Of what is whole nothing is repaired, and nothing is hurt.
+    fn repair(&mut self) {
+        let what = REPAIRS[self.below(3) as usize];
+        self.tell(what.join(" "));
+        self.run(what).ok();
+    }
+
     fn lose_cache(&mut self) {
         let machine = MACHINES[self.below(2) as usize];
         let _ = fs::remove_dir_all(self.scene.path(&format!("cache of {machine}")));
@@ -322,6 +366,11 @@ impl Life {
         let ran = self.run_on(host, &args);
         assert!(matches!(ran.code, Some(0 | 4 | 10 | 12)), "{:?}: {}", ran.code, ran.err);
         self.run(&["check", "--read-data"]);
+        // Whoever works on it now makes nothing worse.
+        let works = [PRUNE, REPAIRS[0], REPAIRS[1], REPAIRS[2], &["snapshots"]][self.below(5) as usize];
+        self.tell(works.join(" "));
+        let worked = self.run(works);
+        assert!(matches!(worked.code, Some(0 | 1 | 4 | 10 | 12)), "{:?}: {}", worked.code, worked.err);
         // Mended as a file that is copied back.
         let _ = fs::remove_file(&path);
         fs::write(&path, &good).unwrap();
@@ -331,6 +380,7 @@ impl Life {
             self.tell(format!("{} of state {} by {host}", new[0], self.state));
             self.adopt(new[0].clone(), host);
         }
+        self.some_are_gone();
     }
 
     fn shown(&self) -> BTreeMap<String, (Vec<String>, bool)> {
