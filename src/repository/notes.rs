@@ -112,7 +112,8 @@ impl Repository {
                 ));
             }
             if !told {
-                let text = format!("waiting for a prune of {host}, which may be deleting what is brought back");
+                let text =
+                    format!("waiting for a prune of {host}, which may be deleting what is brought back");
                 self.observer.event(Event::Warning(&text));
                 told = true;
             }

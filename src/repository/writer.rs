@@ -17,6 +17,8 @@ use crate::tree::Sink;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// How often a session is begun: it takes an hour of sleep in its first moments to lose one.
+const BEGINNINGS: usize = 3;
 /// Above so many foreign packs one list of `packs/` is cheaper than a look at each (B6).
 const LOOK_EACH_MAX: usize = 500;
 
@@ -85,7 +87,7 @@ impl Writer {
             repository.sync_index()?;
             (None, listing, SessionId([0; 16]))
         } else {
-            let (held, listing) = lease(repository, &options)?;
+            let (held, listing) = lease_or_again(repository, &options)?;
             let session = held.session();
             (Some(held), listing, session)
         };
@@ -239,6 +241,17 @@ fn still_lost(repository: &Repository, listing: &Listing) -> Result<HashSet<Chun
 fn again(lease: Held, e: Error) -> Result<Commit> {
     lease.end();
     if lease::is_lost(&e) { Ok(Commit::Again(HashSet::new(), e)) } else { Err(e) }
+}
+
+/// B8, at the beginning: who was taken for dead before lease 1 was there has relied on nothing yet, and begins anew.
+fn lease_or_again(repository: &Arc<Repository>, options: &WriterOptions) -> Result<(Held, Listing)> {
+    for _ in 1..BEGINNINGS {
+        match lease(repository, options) {
+            Err(e) if lease::is_lost(&e) => {}
+            done => return done,
+        }
+    }
+    lease(repository, options)
 }
 
 /// B1: lease 0, notes, snapshots, segments, lease 1.
