@@ -247,8 +247,7 @@ impl Life {
     fn bring_back(&mut self) {
         let Some(id) = self.some(|s| s.is_forgotten) else { return };
         self.tell(id.clone());
-        self.run(&["forget", "-q", "--undo", &id]).ok();
-        self.shots.get_mut(&id).unwrap().is_forgotten = false;
+        self.brings_back(&id);
     }
 
     fn tag(&mut self) {
@@ -286,9 +285,14 @@ impl Life {
         std::thread::sleep(Duration::from_micros(self.below(150_000)));
         running.signal(libc::SIGKILL);
         let _ = running.wait();
-        // Who brings something back waits for it until it could delete nothing any more: the day is over.
-        self.scene.shell("find repository/leases -type f -exec touch -d '25 hours ago' {} +").ok();
         self.some_are_gone();
+    }
+
+    /// A forgotten snapshot, and a day after any prune that was killed: before, one is told that it may be at work still.
+    fn brings_back(&mut self, id: &str) {
+        self.scene.shell("find repository/leases -type f -exec touch -d '25 hours ago' {} +").ok();
+        self.run(&["forget", "-q", "--undo", id]).ok();
+        self.shots.get_mut(id).unwrap().is_forgotten = false;
     }
 
     /// A prune deletes what is forgotten, and nothing else.
@@ -411,8 +415,7 @@ impl Life {
         self.run(&["check", "--json", "--read-data"]).ok();
         for (id, shot) in self.shots.clone() {
             if shot.is_forgotten {
-                self.run(&["forget", "-q", "--undo", &id]).ok();
-                self.shots.get_mut(&id).unwrap().is_forgotten = false;
+                self.brings_back(&id);
             }
         }
         self.is_as_modelled();
