@@ -3,12 +3,12 @@
 
 use super::finding::{Cause, Findings};
 use crate::event::Stop;
-use crate::fault::{Error, Result};
+use crate::fault::Result;
 use crate::format::pack::Space;
-use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page};
+use crate::format::tree::{At, Content, Entry, Extent, Node, Page};
 use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::repository::{Reader, Repository, Snapshot, is_finding};
-use crate::tree::{page, root_entry};
+use crate::tree::{extent_page, page, root_entry};
 use std::collections::{HashMap, HashSet};
 
 /// What may be relied on of a pack.
@@ -199,17 +199,7 @@ impl<'a> Walk<'a> {
             return Ok(false);
         }
         let mut is_hurt = self.look(id, None, path)?;
-        let reader = self.reader;
-        let read = || -> Result<Vec<Extent>> {
-            let page = ExtentPage::decode(&reader.chunk(Space::Trees, id)?)?;
-            let sum = Content::Extents(page.extents.clone()).len()?;
-            let below = |e: &Extent| !matches!(e.at, At::List(_, l) if l >= level);
-            match page.level == level && sum == len && page.extents.iter().all(below) {
-                true => Ok(page.extents),
-                false => Err(Error::damaged("a page of extents is not what its list says")),
-            }
-        };
-        let read = read();
+        let read = extent_page(self.reader, id, level, len);
         let Some(extents) = self.sound(read, id, path)? else { return Ok(true) };
         is_hurt |= self.extents(&extents, path)?;
         if !is_hurt {

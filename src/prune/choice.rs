@@ -75,13 +75,12 @@ pub fn choose(census: &Census, bounds: &Bounds) -> Choice {
     let mut empty = |at: usize, unused: &mut u64| {
         let p = &census.packs[at];
         if choice.moved + p.used_stored() > bounds.max_repack {
-            return false;
+            return;
         }
         choice.moved += p.used_stored();
         choice.bytes += p.size;
         choice.emptied.push(at);
         *unused = unused.saturating_sub(p.unused());
-        true
     };
     if small.len() >= SMALL_MANY {
         for at in small {

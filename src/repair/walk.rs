@@ -7,10 +7,10 @@ use crate::event::Stop;
 use crate::fault::{Error, Result};
 use crate::format::pack::Space;
 use crate::format::snapshot::Unread;
-use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page};
+use crate::format::tree::{At, Content, Entry, Extent, Node, Page};
 use crate::id::{ChunkId, PackId};
 use crate::repository::{Found, Promise, Reader, Repository, Snapshot, is_finding};
-use crate::tree::{FolderWriter, Sink, page, root_entry};
+use crate::tree::{FolderWriter, Sink, extent_page, page, root_entry};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::AddAssign;
 
@@ -296,17 +296,7 @@ impl<'a> Walk<'a> {
     }
 
     fn list(&mut self, id: &ChunkId, level: u8, len: u64) -> Result<Option<Vec<Extent>>> {
-        let reader = self.reader;
-        let read = || -> Result<Vec<Extent>> {
-            let page = ExtentPage::decode(&reader.chunk(Space::Trees, id)?)?;
-            let sum = Content::Extents(page.extents.clone()).len()?;
-            let below = |e: &Extent| !matches!(e.at, At::List(_, l) if l >= level);
-            match page.level == level && sum == len && page.extents.iter().all(below) {
-                true => Ok(page.extents),
-                false => Err(Error::damaged("a page of extents is not what its list says")),
-            }
-        };
-        match read() {
+        match extent_page(self.reader, id, level, len) {
             Ok(extents) => Ok(Some(extents)),
             Err(e) if is_finding(&e) => {
                 self.lose(id)?;

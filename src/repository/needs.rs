@@ -3,10 +3,9 @@
 use super::{Reader, Snapshot};
 use crate::event::Stop;
 use crate::fault::{Doing, Error, Fault, Result};
-use crate::format::pack::Space;
-use crate::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page};
+use crate::format::tree::{At, Content, Entry, Extent, Node, Page};
 use crate::id::ChunkId;
-use crate::tree::{page, root_entry};
+use crate::tree::{extent_page, page, root_entry};
 
 /// Something that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +19,11 @@ pub enum Need {
 /// Hears what is needed; of a page it says whether to go on below it.
 pub type Listener<'a> = dyn FnMut(Need) -> Result<bool> + 'a;
 
-/// What waits to be read: a page of a folder, with its level where another page names it, or a page of extents.
+/// What waits to be read: a page of a folder, with its level where another page names it, or a page of extents, with its
+/// level and length.
 enum Waiting {
     Folder(ChunkId, Option<u8>),
-    Extents(ChunkId, u8),
+    Extents(ChunkId, u8, u64),
 }
 
 struct Walk<'a> {
@@ -86,12 +86,8 @@ impl Walk<'_> {
                         }
                     }
                 },
-                Waiting::Extents(id, level) => {
-                    let found = ExtentPage::decode(&self.reader.chunk(Space::Trees, &id)?)?;
-                    if found.level != level {
-                        return Err(Error::damaged("a page of extents is of the wrong level"));
-                    }
-                    self.extents(&found.extents, Some(level))?;
+                Waiting::Extents(id, level, len) => {
+                    self.extents(&extent_page(self.reader, &id, level, len)?)?;
                 }
             }
         }
@@ -120,23 +116,19 @@ impl Walk<'_> {
 
     fn content(&mut self, content: &Content) -> Result<()> {
         match content {
-            Content::Extents(extents) => self.extents(extents, None),
+            Content::Extents(extents) => self.extents(extents),
             Content::Inline(_) => Ok(()),
         }
     }
 
-    /// `above` is the level of the page that names them.
-    fn extents(&mut self, extents: &[Extent], above: Option<u8>) -> Result<()> {
+    fn extents(&mut self, extents: &[Extent]) -> Result<()> {
         for extent in extents {
             match extent.at {
                 At::Hole => {}
                 At::Chunk(id) => drop((self.listener)(Need::Content(id, extent.len))?),
-                At::List(_, level) if above.is_some_and(|above| level >= above) => {
-                    return Err(Error::damaged("a page of extents names one of its own level"));
-                }
                 At::List(id, level) => {
                     if (self.listener)(Need::Page(id))? {
-                        self.waiting.push(Waiting::Extents(id, level));
+                        self.waiting.push(Waiting::Extents(id, level, extent.len));
                     }
                 }
             }

@@ -108,6 +108,24 @@ pub fn find(chunks: &dyn Chunks, root: &ChunkId, path: &[u8]) -> Result<Option<E
     Ok(Some(at))
 }
 
+/// The extents of a page that a list names with this level and length.
+///
+/// # Errors
+/// `Damaged` when it is lost, no page, or not what the list says: of another level or length, or naming a page of no lower
+/// level.
+pub fn extent_page(chunks: &dyn Chunks, id: &ChunkId, level: u8, len: u64) -> Result<Vec<Extent>> {
+    let page = ExtentPage::decode(&chunks.chunk(Space::Trees, id)?)
+        .map_err(|e| e.while_(format!("reading extent page {}", id.short())))?;
+    let below = |e: &Extent| !matches!(e.at, At::List(_, l) if l >= level);
+    let is_level = page.level == level && page.extents.iter().all(below);
+    let content = Content::Extents(page.extents);
+    let is_right = is_level && content.len()? == len;
+    match content {
+        Content::Extents(extents) if is_right => Ok(extents),
+        _ => Err(Error::damaged("a page of extents is not what its list says")),
+    }
+}
+
 /// Random access to a content. Keeps pages of extents.
 pub struct FileReader {
     top: Placed,
@@ -184,13 +202,7 @@ impl FileReader {
         {
             return Ok(extents);
         }
-        let page = ExtentPage::decode(&chunks.chunk(Space::Trees, id)?)
-            .map_err(|e| e.while_(format!("reading extent page {}", id.short())))?;
-        let sum = Content::Extents(page.extents.clone()).len()?;
-        if page.level != level || sum != len {
-            return Err(Error::damaged("a page of extents is not what its list says"));
-        }
-        let extents = placed(start, page.extents)?;
+        let extents = placed(start, extent_page(chunks, id, level, len)?)?;
         self.pages.put(key, &extents);
         Ok(extents)
     }
