@@ -6,14 +6,14 @@
 
 use super::content::{Piece, pieces, whole};
 use super::shared::{Shared, as_path};
-use super::{Report, Start, start};
+use super::{Report, Start, Supply, start};
 use crate::clock::Time;
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::{Content, Entry, Node};
 use crate::id::ChunkId;
 use crate::repository::{Repository, Snapshot};
-use crate::tree::{self, Chunks};
+use crate::tree;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub fn export(
 }
 
 pub(super) fn export_from(
-    supply: &(dyn Chunks + Sync),
+    supply: &dyn Supply,
     root: &ChunkId,
     path: &[u8],
     out: &mut dyn Write,
