@@ -4,6 +4,8 @@
 //! file from the first byte to the last, frame after frame. Every path is taken one name at a time below the descriptor of
 //! a folder, so nothing outside the target is ever written.
 
+#[cfg(test)]
+mod again_tests;
 mod attributes;
 mod content;
 mod export;

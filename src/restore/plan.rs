@@ -168,3 +168,86 @@ impl State {
 fn address(job: &Job) -> usize {
     std::sync::Arc::as_ptr(&job.folder).addr()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Scratch, stat};
+    use super::super::folder::Folder;
+    use super::*;
+    use crate::format::tree::{At, Content, Entry, Extent, Node};
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    fn job(folder: &Arc<Folder>, n: usize, chunk: Option<u8>) -> Job {
+        let extents = chunk.map(|c| Extent { len: 1, at: At::Chunk(ChunkId([c; 32])) });
+        let node = Node::File(Content::Extents(extents.into_iter().collect()));
+        let name = format!("{n:06}").into_bytes();
+        let entry = Entry {
+            name: name.clone(),
+            stat: stat(0o644),
+            node,
+            xattrs: vec![],
+            chunker: None,
+            unknown: Default::default(),
+        };
+        Job { folder: folder.clone(), entry, path: name }
+    }
+    fn folder(scratch: &Scratch) -> Arc<Folder> {
+        Folder::target(&scratch.0, None, b"/", false).unwrap()
+    }
+    fn name(job: &Job) -> usize {
+        String::from_utf8_lossy(&job.path).parse().unwrap()
+    }
+
+    #[test]
+    fn who_has_a_frame_takes_what_begins_in_it_and_the_rest_keeps_its_order() {
+        let scratch = Scratch::new();
+        let folder = folder(&scratch);
+        let plan = Plan::new(10);
+        for n in 0..12 {
+            plan.push(job(&folder, n, (n % 4 != 3).then_some((n % 4) as u8)));
+        }
+        plan.end();
+        assert_eq!(plan.take().map(|j| name(&j)), Some(0));
+        let beside = [ChunkId([0; 32]), ChunkId([2; 32]), ChunkId([77; 32])];
+        let taken: Vec<usize> = plan.take_beginning(&beside).iter().map(name).collect();
+        assert_eq!(taken, [2, 4, 6, 8, 10]);
+        assert!(plan.take_beginning(&beside).is_empty());
+        let rest: Vec<usize> = std::iter::from_fn(|| plan.take()).map(|j| name(&j)).collect();
+        assert_eq!(rest, [1, 3, 5, 7, 9, 11]);
+    }
+
+    #[test]
+    fn nothing_is_lost_or_taken_twice_and_the_window_stays_within_its_bounds() {
+        let scratch = Scratch::new();
+        let folders: Vec<Arc<Folder>> = (0..50).map(|_| folder(&scratch)).collect();
+        let plan = Plan::new(7);
+        let count = 3 * FILES_MAX;
+        let seen = Mutex::new(BTreeSet::new());
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while let Some(job) = plan.take() {
+                        let ids: Vec<ChunkId> = job.begin().into_iter().collect();
+                        let others = plan.take_beginning(&ids);
+                        assert!(others.len() <= TAKEN_MAX);
+                        for job in std::iter::once(job).chain(others) {
+                            assert!(seen.lock().insert(name(&job)));
+                        }
+                    }
+                });
+            }
+            for n in 0..count {
+                let folder = &folders[n / 400 % folders.len()];
+                plan.push(job(folder, n, (n % 3 > 0).then_some((n % 251) as u8)));
+                let state = plan.state.lock();
+                assert!(state.waiting <= FILES_MAX && state.folders.len() <= 7);
+            }
+            plan.end();
+        });
+        assert_eq!(seen.lock().len(), count);
+        let state = plan.state.lock();
+        assert!(state.folders.is_empty() && state.begins.is_empty());
+        assert_eq!((state.waiting, state.extents), (0, 0));
+    }
+}
