@@ -3,8 +3,10 @@
 use super::fake::{Fake, Heard, Scratch, is_root, list, xattr};
 use super::*;
 use crate::event::Outcome;
+use crate::fault::Fault;
 use crate::format::pack::Space;
 use crate::format::tree::Node;
+use crate::tree::Chunks;
 use bytes::Bytes;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};

@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Longest list of xattr names (`XATTR_LIST_MAX`, limits.h).
 const NAMES_MAX: usize = 64 << 10;
+/// What nearly all lists fit in: most are empty.
+const NAMES_FEW: usize = 512;
 /// Longest value of an xattr that Linux takes (`XATTR_SIZE_MAX`, limits.h).
 const VALUE_MAX: u64 = 64 << 10;
 /// POSIX ACLs (acl(5)) as Linux shows them.
@@ -47,11 +49,16 @@ impl Handle<'_> {
     }
     /// The names of its xattrs; none where the file system has none.
     pub(super) fn xattrs(self) -> Result<Vec<Vec<u8>>, Errno> {
-        let mut names = vec![0; NAMES_MAX];
-        let listed = match self {
-            Handle::Open(fd) => rustix::fs::flistxattr(fd, &mut names[..]),
-            Handle::Path(fd) => rustix::fs::listxattr(magic(fd), &mut names[..]),
+        let mut names = vec![0; NAMES_FEW];
+        let list = |names: &mut [u8]| match self {
+            Handle::Open(fd) => rustix::fs::flistxattr(fd, names),
+            Handle::Path(fd) => rustix::fs::listxattr(magic(fd), names),
         };
+        let mut listed = list(&mut names);
+        if listed == Err(Errno::RANGE) {
+            names.resize(NAMES_MAX, 0);
+            listed = list(&mut names);
+        }
         match listed {
             Ok(n) => {
                 Ok(names[..n].split(|b| *b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect())
@@ -242,7 +249,8 @@ pub(super) fn same_xattrs(shared: &Shared<'_>, handle: Handle<'_>, entry: &Entry
     }
     entry.xattrs.iter().all(|x| {
         let Ok(Some(want)) = whole(shared.supply, &x.value, VALUE_MAX) else { return false };
-        let mut value = vec![0; VALUE_MAX as usize];
+        // One that is longer does not fit, and is another.
+        let mut value = vec![0; want.len() + 1];
         handle.xattr(&x.name, &mut value).is_ok_and(|n| value[..n] == want[..])
     })
 }

@@ -5,8 +5,9 @@
 //! bsdtar and star know them. Extract with `tar --acls --xattrs --xattrs-include='*' -xpf`. Holes are written as zeros; sockets are left out, as tar(1) does.
 
 use super::content::{Piece, pieces, whole};
-use super::shared::{Shared, as_path};
-use super::{Report, Start, Supply, start};
+use super::request::{Start, start};
+use super::shared::{Shared, as_path, join};
+use super::{Report, Supply};
 use crate::clock::Time;
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
@@ -104,7 +105,7 @@ impl Stream<'_> {
                 levels.pop();
                 continue;
             };
-            let name = super::join(folder, &entry.name);
+            let name = join(folder, &entry.name);
             let entered = self.one(&entry, &name)?;
             levels.extend(entered.map(|entries| (name, entries)));
         }
@@ -115,7 +116,7 @@ impl Stream<'_> {
 
     /// Writes one entry; of a folder, answers what is in it. Errors end the stream.
     fn one(&mut self, entry: &Entry, name: &[u8]) -> Result<Option<std::vec::IntoIter<Entry>>> {
-        let path = super::join(b"/", name);
+        let path = join(b"/", name);
         let file = matches!(entry.node, Node::File(_));
         match self.entry(entry, name, &path) {
             Ok(true) => {

@@ -139,7 +139,7 @@ impl Fake {
         }
         let mut writer = FolderWriter::new();
         for (name, entry) in names {
-            let path = super::join(above, &name);
+            let path = super::shared::join(above, &name);
             let mut entry = entry.unwrap_or_else(|| Entry {
                 name,
                 stat: stat(0o755),

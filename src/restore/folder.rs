@@ -6,7 +6,7 @@ use super::shared::{Shared, join};
 use crate::event::Outcome;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::Entry;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -28,6 +28,10 @@ pub(super) struct Enter {
     /// What stands in its place and is no folder goes.
     pub replace: bool,
 }
+
+/// On a target that a run has made and not finished: an xattr that no snapshot holds under this name. The next run finishes it
+/// as its own, though it was there.
+const UNFINISHED: &[u8] = b"user.pastfs.unfinished";
 
 /// A folder of the target. Every thing that is being done in it, folders below it included, holds
 /// one reference; [`Folder::leave`] gives it back.
@@ -51,7 +55,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Opens the target, and makes it where it is missing; symlinks in this path are the user's own
-    /// and are followed. A folder that was there keeps its attributes.
+    /// and are followed. A folder that was there keeps its attributes, unless an interrupted run has made it.
     pub fn target(target: &Path, entry: Option<Entry>, path: &[u8], dry_run: bool) -> Result<Arc<Self>> {
         let doing = || format!("opening the target folder {}", target.display());
         let mut made = false;
@@ -71,7 +75,16 @@ impl Folder {
             Err(e) => return Err(e).doing(doing),
         };
         let inherits = fd.as_ref().is_some_and(inherits);
-        let attributes = entry.filter(|_| made);
+        let ours = match &fd {
+            // Where there are no xattrs, only its mode and time tell that it was not finished.
+            Some(fd) if made => {
+                let _ = rustix::fs::fsetxattr(fd, UNFINISHED, b"1", XattrFlags::empty());
+                true
+            }
+            Some(fd) => rustix::fs::fgetxattr_query(fd, UNFINISHED).is_ok(),
+            None => true,
+        };
+        let attributes = entry.filter(|_| ours);
         Ok(Arc::new(Self {
             fd,
             parent: None,
@@ -151,6 +164,9 @@ impl Folder {
         while let Some(last) = folder.take().and_then(Arc::into_inner) {
             if let Some(entry) = &last.attributes {
                 if let (Some(fd), false) = (&last.fd, shared.dry_run) {
+                    if last.parent.is_none() && !shared.halted() {
+                        let _ = rustix::fs::fremovexattr(fd, UNFINISHED);
+                    }
                     apply(shared, Handle::Open(fd.as_fd()), entry, was(last.made), &last.path);
                 }
                 shared.count(|r| r.folders += 1);

@@ -3,9 +3,10 @@
 use super::folder::{Enter, Folder};
 use super::plan::Plan;
 use super::remove::{self, Extras};
+use super::request::{Start, start};
 use super::shared::{Filter, Shared, join};
 use super::write::{Job, Writer};
-use super::{Options, Report, Source, Start, Supply, readback, start};
+use super::{Options, Report, Source, Supply, readback};
 use crate::event::{Event, Observer, Stop};
 use crate::fault::{Doing, Result};
 use crate::format::tree::{Entry, Node};
