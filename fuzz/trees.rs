@@ -262,7 +262,7 @@ pub fn restored(data: &[u8]) {
         };
         let all = options.include.is_empty() && options.exclude.is_empty() && !options.dry_run;
         let replaces = matches!(options.overwrite, Overwrite::Always | Overwrite::IfChanged);
-        let source = Source { root: &root, totals: None, paths: &[b"/".to_vec()] };
+        let source = Source { root: &root, totals: None, paths: &[b"/".to_vec()], unread: Vec::new() };
         let report = restore(&tree.shelf, &source, &options, &Silent, &Stop::new());
         assert_eq!(look(&scratch, &outside), before);
         assert_eq!(fs::read(outside.join("victim")).expect("it is there"), VICTIM);

@@ -44,9 +44,10 @@ pub struct Restore {
     checksum: bool,
     /// Delete what is in the restored folders and not in the snapshot
     ///
-    /// Only within the paths that were backed up. What --exclude leaves out stays, with --include only what it
-    /// matches goes; symbolic links are not followed, other file systems not entered. Look at it with --dry-run -v
-    /// first.
+    /// Only within the paths that were backed up; but what the backup was told to leave out is not in the
+    /// snapshot, and goes as well: give the same --exclude here. What --exclude matches stays, with --include only
+    /// what that matches goes; what the backup could not read stays. Symbolic links are not followed, other file
+    /// systems not entered. Look at it with --dry-run -v first.
     #[arg(long)]
     delete: bool,
     /// Read all files back when everything is written, and prove that they hold what the snapshot does

@@ -257,11 +257,13 @@ fn outside_of_the_paths_that_were_backed_up_nothing_is_deleted() {
     fs::create_dir(target.join("home/ana2")).unwrap();
     let root = fake.root();
     for (paths, all) in [(&[][..], false), (&[b"/home/ana".to_vec()][..], true)] {
-        let source = Source { root: &root, totals: None, paths };
+        // One that could not be read when the snapshot was made.
+        let unread = vec![b"/home/ana/old/deep/er/x".to_vec()];
+        let source = Source { root: &root, totals: None, paths, unread };
         let delete = Options { delete: true, ..options(&target) };
         let report = restore(&fake.shelf, &source, &delete, &Heard::default(), &Stop::new()).unwrap();
         assert!(target.join("home/ben").exists() && target.join("system").exists());
-        assert!(target.join("home/ana2").exists());
+        assert!(target.join("home/ana2").exists() && target.join("home/ana/old/deep/er/x").exists());
         assert_eq!((target.join("home/ana/zz").exists(), report.failed), (!all, 0));
     }
 }
@@ -293,7 +295,7 @@ fn an_interrupted_restore_leaves_no_other_names_and_the_next_one_completes_it() 
     let bytes = long(&mut fake, "disk", 60);
     fake.file("small", b"content");
     let root = fake.root();
-    let source = Source { root: &root, totals: None, paths: &[] };
+    let source = Source { root: &root, totals: None, paths: &[], unread: Vec::new() };
     let (stop, asked) = (Stop::new(), AtomicUsize::new(0));
     let supply = Watched(&fake.shelf, |_: &ChunkId| {
         if asked.fetch_add(1, Ordering::Relaxed) == 40 {
@@ -347,7 +349,7 @@ fn what_is_read_back_is_proven_and_what_changed_meanwhile_is_told() {
     // The disk lies: what was written first is something else by the time that the last file is written.
     fs::remove_file(scratch.0.join("zz")).unwrap();
     let root = fake.root();
-    let source = Source { root: &root, totals: None, paths: &[] };
+    let source = Source { root: &root, totals: None, paths: &[], unread: Vec::new() };
     let path = scratch.0.join("a");
     let supply = Watched(&fake.shelf, |_: &ChunkId| {
         let time = fs::metadata(&path).unwrap().modified().unwrap();

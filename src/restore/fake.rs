@@ -161,7 +161,7 @@ impl Fake {
     pub fn restore_with(&mut self, options: Options) -> (Report, Heard) {
         let heard = Heard::default();
         let root = self.root();
-        let source = Source { root: &root, totals: None, paths: &[b"/".to_vec()] };
+        let source = Source { root: &root, totals: None, paths: &[b"/".to_vec()], unread: Vec::new() };
         let report = restore(&self.shelf, &source, &options, &heard, &Stop::new()).unwrap();
         (report, heard)
     }

@@ -26,7 +26,7 @@ pub use export::export;
 pub use request::{Options, Overwrite, Report, Source, Supply};
 pub use walk::restore;
 
-use crate::event::{Observer, Stop};
+use crate::event::{Event, Observer, Stop};
 use crate::fault::Result;
 use crate::id::ChunkId;
 use crate::repository::{Reader, Repository, Snapshot};
@@ -40,6 +40,9 @@ impl Supply for Reader {
         self.in_frame_of(id)
     }
 }
+
+const TOO_MANY_UNREAD: &str =
+    "so many files could not be read for this snapshot that it does not name them all: nothing is deleted";
 
 /// Restores a snapshot, or a part of it.
 ///
@@ -67,11 +70,17 @@ pub fn run(
     let reader = repository.reader();
     let manifest = &snapshot.manifest;
     // Where it cannot be read nothing is known to be whole, and so nothing is deleted.
-    let paths = match options.delete {
-        true => repository.private(snapshot)?.paths,
-        false => Vec::new(),
-    };
-    let source = Source { root: &manifest.root, totals: Some(&manifest.totals), paths: &paths };
+    let (mut paths, mut unread) = (Vec::new(), Vec::new());
+    if options.delete {
+        let private = repository.private(snapshot)?;
+        if private.unread_total > private.unread.len() as u64 {
+            observer.event(Event::Warning(TOO_MANY_UNREAD));
+        } else {
+            paths = private.paths;
+            unread = private.unread.into_iter().map(|u| u.path).collect();
+        }
+    }
+    let source = Source { root: &manifest.root, totals: Some(&manifest.totals), paths: &paths, unread };
     restore(&*reader, &source, &options, &**observer, stop)
 }
 
@@ -104,7 +113,7 @@ mod tests {
         fake
     }
     fn all(root: &ChunkId) -> Source<'_> {
-        Source { root, totals: None, paths: &[] }
+        Source { root, totals: None, paths: &[], unread: Vec::new() }
     }
     fn options(target: &std::path::Path) -> Options {
         Options { target: target.to_path_buf(), ..Options::default() }

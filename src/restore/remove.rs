@@ -107,7 +107,7 @@ fn step(shared: &Shared<'_>, above: BorrowedFd<'_>, name: &[u8], path: Vec<u8>, 
         Err(Errno::NOENT) => return Step::Gone,
         Err(e) => return failed(shared, &path, Err(e).doing(|| "looking at it")),
     };
-    if shared.filter.excludes(&path, is_folder) {
+    if shared.filter.excludes(&path, is_folder) || shared.unread.contains(&path) {
         return Step::Stays;
     }
     let selected = selected || shared.filter.includes(&path, is_folder);

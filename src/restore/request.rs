@@ -98,6 +98,8 @@ pub struct Source<'a> {
     pub totals: Option<&'a Totals>,
     /// The absolute paths that were backed up: what lies in the tree above them leads there, and is not all that was.
     pub paths: &'a [Vec<u8>],
+    /// Absolute paths that could not be read then: the snapshot lacks them, and they are not deleted for that.
+    pub unread: Vec<Vec<u8>>,
 }
 
 /// Where a restore or an export begins.

@@ -25,6 +25,8 @@ pub(super) struct Shared<'a> {
     pub filter: Filter,
     /// What is not in the snapshot goes.
     pub delete: bool,
+    /// But not these paths.
+    pub unread: HashSet<Vec<u8>>,
     pub overwrite: Overwrite,
     /// Nothing is written.
     pub dry_run: bool,
@@ -82,6 +84,7 @@ impl<'a> Shared<'a> {
             me: Myself::new(),
             filter: Filter::default(),
             delete: false,
+            unread: HashSet::new(),
             overwrite: Overwrite::default(),
             dry_run: false,
             failures: Failures::default(),
@@ -93,9 +96,9 @@ impl<'a> Shared<'a> {
     }
 
     /// What was asked for.
-    pub fn with(self, filter: Filter, options: &Options) -> Self {
+    pub fn with(self, filter: Filter, options: &Options, unread: &[Vec<u8>]) -> Self {
         let Options { delete, overwrite, dry_run, .. } = *options;
-        Self { filter, delete, overwrite, dry_run, ..self }
+        Self { filter, delete, unread: unread.iter().cloned().collect(), overwrite, dry_run, ..self }
     }
 
     /// Whether the run is over for all threads.

@@ -63,7 +63,7 @@ pub fn restore(
     if let (Some(totals), true) = (source.totals, whole) {
         observer.event(Event::Planned { files: totals.files, bytes: totals.bytes });
     }
-    let shared = Shared::new(supply, observer, stop).with(filter, options);
+    let shared = Shared::new(supply, observer, stop).with(filter, options, &source.unread);
     // A filter may leave nothing of the top folder but the way to what is restored.
     let top = matches!(start.entry.node, Node::Folder(_)).then(|| start.entry.clone());
     let target = Folder::target(&options.target, top, &start.path, options.dry_run)?;
