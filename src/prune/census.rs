@@ -231,12 +231,12 @@ impl Census {
         }
         // A list is not taken in one moment: what can be found is there.
         let mut looked_for: HashMap<usize, bool> = HashMap::new();
-        census.each(|id, mark, places| {
+        census.each(|id, marks, places| {
             terms.stop.check()?;
             for lies in places {
                 packs[lies.pack].raw += u64::from(lies.len);
             }
-            let Some(mark) = mark else { return Ok(()) };
+            let Some(mark) = marks.last().copied() else { return Ok(()) };
             let counts = |l: &&Lies| packs[l.pack].state == State::Free;
             // The same one each time, and rather in a big pack: small ones are merged.
             let best = |l: &&Lies| (l.trusted, packs[l.pack].size, packs[l.pack].id);
@@ -365,7 +365,7 @@ fn sessions(terms: &Terms<'_>, sweep: &mut Sweep) -> Result<(Vec<Session>, usize
 }
 
 fn walk(terms: &Terms<'_>, visible: &[Arc<Snapshot>], kept: &[Arc<Snapshot>]) -> Result<Marks> {
-    let marks = terms.repository.index()?.marks()?;
+    let (marks, seen) = (terms.repository.index()?.marks()?, terms.repository.index()?.seen()?);
     let reader = terms.repository.reader();
     terms.observer.event(Event::Planned { files: (visible.len() + kept.len()) as u64, bytes: 0 });
     for (mark, snapshots) in [(WANTED, visible), (KEPT, kept)] {
@@ -373,11 +373,13 @@ fn walk(terms: &Terms<'_>, visible: &[Arc<Snapshot>], kept: &[Arc<Snapshot>]) ->
             let name = format!("snapshots/{}", s.id);
             let path = Path::new(&name);
             terms.observer.event(Event::Started(path));
-            // What is marked already was gone through; listed snapshots come first.
             let walked = reader.needs(s, terms.stop, &mut |need| match need {
-                Need::Page(id) => marks.raise(&id, mark),
-                Need::Content(id, _) if mark == WANTED => marks.set(&id, mark).map(|()| false),
-                Need::Content(id, _) => marks.raise(&id, mark),
+                // What is marked already was gone through; listed snapshots come first.
+                Need::Page(id) => match seen.raise(&id, mark)? {
+                    true => marks.add(&id, mark).map(|()| true),
+                    false => Ok(false),
+                },
+                Need::Content(id, _) => marks.add(&id, mark).map(|()| false),
             });
             walked.map_err(|e| match e.fault() {
                 Fault::Damaged | Fault::Missing => e.hint(

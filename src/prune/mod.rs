@@ -224,7 +224,7 @@ impl Run<'_> {
             let absent = absent(census).collect();
             let mut mover = Mover::begin(sweep, absent, self.options.compression, self.stop.clone())?;
             for pack in needed {
-                let wanted = |id: &ChunkId| Ok(census.marks.get(id)?.is_some());
+                let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)?.is_some());
                 if !self.move_out(&mut mover, pack, wanted)? {
                     kept.insert(pack.id);
                 }
@@ -271,7 +271,7 @@ impl Run<'_> {
             self.observer.event(Event::Planned { files: 0, bytes: choice.moved });
             for at in &choice.emptied {
                 let pack = &census.packs[*at];
-                let wanted = |id: &ChunkId| Ok(census.marks.get(id)? == Some(WANTED));
+                let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)? == Some(WANTED));
                 if self.move_out(&mut mover, pack, wanted)? {
                     ended.push(pack.id);
                 }
