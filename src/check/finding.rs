@@ -91,6 +91,14 @@ impl Findings {
         self.others.push(Finding { object: name.into(), what: e.chain(), advice, ..Finding::default() });
     }
 
+    /// What heals a pack is damaged or missing.
+    pub fn parity(&mut self, pack: PackId, e: &Error) {
+        let object = format!("parity/{pack}");
+        if !self.others.iter().any(|f| f.object == object) {
+            self.object(&object, e);
+        }
+    }
+
     /// A pack of so many chunks that is not there.
     pub fn missing(&mut self, pack: PackId, chunks: u64) {
         self.pack(pack, || "it is missing".into(), MISSING).lost = chunks;

@@ -2,7 +2,7 @@
 //!
 //! Every object is listed; all but packs are read and proven; every chunk that a snapshot needs must be named by a segment,
 //! at its size, in a pack that is there. Chunks of trees are read and verified on the way. With `--read-data` packs are
-//! read whole as well, before the walk, which then names the files that are hit.
+//! read whole as well, and what heals them is held against them, before the walk, which then names the files that are hit.
 
 mod finding;
 mod subset;
@@ -93,6 +93,9 @@ fn round(
         findings.object(&flaw.object, &flaw.error);
         findings.is_index_torn |= flaw.object.starts_with("index/");
     }
+    for (pack, e) in &survey.parity {
+        findings.parity(*pack, e);
+    }
     findings.is_index_torn |= !survey.unused.is_empty();
     let mut shelves = HashMap::new();
     let mut named = Vec::new();
@@ -135,6 +138,9 @@ fn round(
                 if let Some(e) = examined.error {
                     findings.damaged(entry, e);
                     findings.lost(entry, &examined.chunks);
+                }
+                if let Some(e) = examined.parity {
+                    findings.parity(entry, &e);
                 }
                 if let Some(shelf) = shelves.get_mut(&entry) {
                     shelf.bad = examined.bad;

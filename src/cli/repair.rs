@@ -53,7 +53,8 @@ pub struct Index {
 ///
 /// Reads the packs that are named, and those whose size is not what it must be; with --read-data all packs. What is whole of
 /// damaged ones is stored in new packs; the damaged ones are retired: they stay where they are, and what can be read of them can
-/// be read, until a prune deletes them. What snapshots lack after that is told, and the exit code is 4.
+/// be read, until a prune deletes them. Where the repository has parity, that of whole packs which is missing or damaged is
+/// written anew. What snapshots lack after that is told, and the exit code is 4.
 #[derive(clap::Args)]
 pub struct Packs {
     /// Packs to read, by id, as `pastfs check` names them
@@ -306,6 +307,10 @@ fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
         };
         lines.push(format!("{}: {}; {lost}{done}", pack_name(&d.pack), words::harmless(&d.what)));
     }
+    for (pack, what) in &r.parity {
+        let done = if dry_run { "it would be written anew" } else { "it is written anew" };
+        lines.push(format!("parity/{pack}: {}; {done}", words::harmless(what)));
+    }
     lines.extend(lost_lines(&r.losses));
     if !quiet {
         let (packs, bytes) = r.read;
@@ -316,7 +321,8 @@ fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
             words::counted(r.damaged.len() as u64, "is", "are"),
         ));
         if r.stored > 0 {
-            lines.push(format!("stored: {}; a prune deletes the damaged packs", words::size(r.stored)));
+            let then = if r.damaged.is_empty() { "" } else { "; a prune deletes the damaged packs" };
+            lines.push(format!("stored: {}{then}", words::size(r.stored)));
         }
         if dry_run {
             lines.push("dry run: nothing was changed".into());
@@ -337,6 +343,8 @@ fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         })
     };
     let mut objects: Vec<Value> = r.damaged.iter().map(object).collect();
+    let parity = |(pack, what): &(PackId, String)| json!({ "message_type": "damaged_parity", "object": format!("parity/{pack}"), "what": what });
+    objects.extend(r.parity.iter().map(parity));
     objects.extend(r.losses.hurt.iter().map(|hurt| Value::from(hurt_object(hurt))));
     objects.push(json!({
         "message_type": "summary",
@@ -344,6 +352,7 @@ fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         "read_packs": r.read.0,
         "read_bytes": r.read.1,
         "damaged_packs": r.damaged.len(),
+        "damaged_parity": r.parity.len(),
         "stored_bytes": r.stored,
         "lost_chunks": r.losses.chunks.len(),
         "hurt_snapshots": r.losses.hurt.len(),

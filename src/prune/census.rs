@@ -108,6 +108,8 @@ pub struct Census {
     pub packs: Vec<Pack>,
     /// Packs that no segment names, with size and time; a retired one is none of these.
     pub strays: Vec<(PackId, u64, i64)>,
+    /// Parity of packs that are gone, and that no segment names but as retired; with size and time.
+    pub orphans: Vec<(PackId, u64, i64)>,
     /// Retired packs that may go: what is needed of them lies elsewhere, or in the frames that [`Pack::frames`] names.
     pub due: Vec<(Retired, u64)>,
     /// Retired packs that cannot go yet, and their bytes.
@@ -184,6 +186,7 @@ impl Census {
             doomed,
             packs: Vec::new(),
             strays: Vec::new(),
+            orphans: Vec::new(),
             due: Vec::new(),
             waiting: (0, 0),
             gone: Vec::new(),
@@ -321,6 +324,11 @@ impl Census {
         }
         let strays = sight.packs.iter().filter(|(id, _)| !named.contains(id) && !seen.contains(id));
         self.strays = strays.map(|(id, listed)| (*id, listed.size, listed.written)).collect();
+        // A pack that is lost and named may be healed from its parity alone, if there is as much.
+        let is_over =
+            |id: &PackId| !sight.packs.contains_key(id) && (!named.contains(id) || seen.contains(id));
+        let orphans = sight.parity.iter().filter(|(id, _)| is_over(id));
+        self.orphans = orphans.map(|(id, listed)| (*id, listed.size, listed.written)).collect();
         Ok(())
     }
 }

@@ -197,7 +197,7 @@ impl Run<'_> {
             return Ok(census.dead);
         }
         if steps != Steps::Retire {
-            self.delete(&mut sweep, &census)?;
+            self.delete(&mut sweep, &census, &bounds)?;
         }
         if steps != Steps::Delete {
             self.retire(&mut sweep, &census, &choice)?;
@@ -210,7 +210,7 @@ impl Run<'_> {
     }
 
     /// Manifests first: a snapshot that is listed has not lost anything. Then P4.
-    fn delete(&mut self, sweep: &mut Sweep, census: &Census) -> Result<()> {
+    fn delete(&mut self, sweep: &mut Sweep, census: &Census, bounds: &Bounds) -> Result<()> {
         for id in &census.doomed {
             self.stop.check()?;
             sweep.delete_snapshot(id)?;
@@ -239,7 +239,14 @@ impl Run<'_> {
         let result = self.delete_packs(sweep, census, &kept, &mut deleted);
         // Also of what was deleted before something went wrong.
         sweep.mark_deleted(&deleted)?;
-        result
+        result?;
+        for (pack, size, _) in census.orphans.iter().filter(|(_, _, at)| *at < bounds.strays_before) {
+            self.stop.check()?;
+            if sweep.delete_parity(pack)? {
+                self.report.deleted.1 += size;
+            }
+        }
+        Ok(())
     }
 
     fn delete_packs(

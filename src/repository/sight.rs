@@ -1,5 +1,6 @@
 //! What a sweep decides on: lists that are whole, or none. Whatever cannot be read might name something that is needed.
 
+use super::healing::parity_name;
 use super::listing::{Listing, manifest_name, note_name};
 use super::reader::pack_name;
 use super::survey::id_of;
@@ -52,6 +53,8 @@ pub struct Sight {
     pub void: Vec<SnapshotId>,
     /// All packs.
     pub packs: HashMap<PackId, ListedPack>,
+    /// What heals packs, listed before them.
+    pub parity: HashMap<PackId, ListedPack>,
     /// What segments say of packs that are retired.
     pub retired: Vec<Retired>,
 }
@@ -135,6 +138,13 @@ impl Repository {
                  takes it for right",
             ));
         }
+        let mut parity = HashMap::new();
+        for listed in self.store.list("parity/")? {
+            // Anything else in there heals nothing; check tells of it.
+            if let Some(id) = id_of(&listed.name, PackId::from_hex, parity_name) {
+                parity.insert(id, ListedPack { size: listed.size, written: listed.modified.seconds });
+            }
+        }
         let mut packs = HashMap::new();
         for listed in self.store.list("packs/")? {
             let id = id_of(&listed.name, PackId::from_hex, pack_name)
@@ -169,7 +179,7 @@ impl Repository {
             }
         }
         let void = listing.void.iter().copied().collect();
-        Ok(Sight { visible, hidden, void, packs, retired })
+        Ok(Sight { visible, hidden, void, packs, parity, retired })
     }
 
     /// Notes and manifests, all of them.

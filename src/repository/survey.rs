@@ -60,6 +60,8 @@ pub struct Survey {
     pub packs: BTreeMap<PackId, Promise>,
     /// Bytes of packs that no segment names, each: a backup may be about to, or was killed.
     pub unused: Vec<(PackId, u64)>,
+    /// Packs that are there, and whose parity is not, or is damaged as far as can be told without reading them.
+    pub parity: Vec<(PackId, Error)>,
     /// The segments that are whole.
     pub segments: Vec<SegmentId>,
     /// What is not as it must be; packs that are missing are told by `packs`.
@@ -210,6 +212,7 @@ impl Repository {
                 survey.packs.entry(r.pack).or_insert(retired).retired = true;
             }
         }
+        let mut parity: HashMap<PackId, u64> = HashMap::new();
         for object in &listed {
             let name = object.name.as_str();
             match name.split_once('/').unwrap_or_default() {
@@ -226,9 +229,8 @@ impl Repository {
                 }
                 // Listed before; what came later is seen by the next check.
                 ("notes" | "snapshots" | "index", _) => continue,
-                // What is damaged in one heals less, and is no damage to what is kept.
                 ("parity", _) => match id_of(name, PackId::from_hex, parity_name) {
-                    Some(_) => {}
+                    Some(id) => drop(parity.insert(id, object.size)),
                     None => survey.foreign(name),
                 },
                 ("config", number) => match number.parse::<u64>() {
@@ -255,6 +257,11 @@ impl Repository {
             if self.is_there(&pack_name(id), Some(p.size))? {
                 p.found = Found::Whole;
             }
+        }
+        for (id, p) in survey.packs.iter().filter(|(_, p)| !p.retired && p.found == Found::Whole) {
+            stop.check()?;
+            let flaw = self.parity_flaw(id, p.size, parity.get(id).copied())?;
+            survey.parity.extend(flaw.map(|e| (*id, e)));
         }
         Ok(survey)
     }

@@ -197,6 +197,17 @@ impl Sweep {
         self.delete(&parity_name(pack))
     }
 
+    /// Deletes what heals a pack that is gone; where a pack is there all the same, nothing. Whether it was deleted.
+    ///
+    /// # Errors
+    /// As [`Sweep::delete_pack`].
+    pub fn delete_parity(&self, pack: &PackId) -> Result<bool> {
+        if self.repository.has_any_pack(pack)? {
+            return Ok(false);
+        }
+        self.delete(&parity_name(pack)).map(|()| true)
+    }
+
     /// Deletes the manifest of a snapshot.
     ///
     /// # Errors
