@@ -14,6 +14,9 @@ use std::sync::Arc;
 const LEASES_SECONDS: i64 = 300;
 /// Sessions that are over count for so long where lists may be stale, in seconds: somebody may not see yet what they wrote.
 const STALE_SECONDS: i64 = 12 * 3600;
+/// Notes stay for so long after the last word on snapshots that are gone, in seconds, a year: a machine that has not listed since
+/// would miss the snapshots, and learns from them why.
+const NOTES_SECONDS: i64 = 365 * 24 * 3600;
 /// How often all is counted anew, since what was listed was deleted in order meanwhile.
 const ROUNDS: usize = 5;
 /// Lost chunks that are named in a message.
@@ -116,6 +119,10 @@ pub struct Census {
     pub waiting: (u64, u64),
     /// Retirements of packs that are not there any more and are not marked so.
     pub gone: Vec<Retired>,
+    /// Notes that say nothing of what is there, since so long that nobody asks any more.
+    pub spent: Vec<NoteId>,
+    /// Notes of lost chunks of which all are there again, or needed by nobody; with the times at which they were written.
+    pub healed: Vec<(NoteId, i64)>,
     /// What is needed.
     pub marks: Marks,
     /// Chunks that are wanted, and their bytes before compression.
@@ -190,12 +197,16 @@ impl Census {
             due: Vec::new(),
             waiting: (0, 0),
             gone: Vec::new(),
+            spent: Vec::new(),
+            healed: Vec::new(),
             marks,
             wanted: (0, 0),
         };
         let is_due = |r: &Retired| is_ripe(&r.sweep) && now - r.retired >= terms.grace;
         let due: HashMap<PackId, Retired> =
             sight.retired.iter().filter(|r| is_due(r)).map(|r| (r.pack, *r)).collect();
+        let spent = sight.ended.spent.iter().filter(|(_, since)| now - since >= NOTES_SECONDS);
+        census.spent = spent.map(|(id, _)| *id).collect();
         census.weigh(terms, &sight, &due)?;
         census.sort_out(terms, &sight, &due)?;
         census.sessions = sessions;
@@ -232,6 +243,9 @@ impl Census {
                 frames: Bits::default(),
             });
         }
+        // What repairs could not save; it is not saved yet where it is needed and lies in no pack that stays.
+        let noted: HashSet<&ChunkId> = sight.ended.lost.iter().flat_map(|(_, _, chunks)| chunks).collect();
+        let mut still_lost: HashSet<ChunkId> = HashSet::new();
         // A list is not taken in one moment: what can be found is there.
         let mut looked_for: HashMap<usize, bool> = HashMap::new();
         census.each(|id, marks, places| {
@@ -256,6 +270,9 @@ impl Census {
             // Only where a full key says so may another place be given up.
             if place.is_some_and(|p| p.trusted) {
                 return Ok(());
+            }
+            if noted.contains(id) {
+                still_lost.insert(*id);
             }
             let mut found = place.is_some();
             for lies in places {
@@ -298,6 +315,9 @@ impl Census {
             ));
         }
         (self.packs, self.wanted) = (packs, wanted);
+        let is_healed = |chunks: &[ChunkId]| !chunks.iter().any(|id| still_lost.contains(id));
+        let healed = sight.ended.lost.iter().filter(|(_, _, chunks)| is_healed(chunks));
+        self.healed = healed.map(|(id, written, _)| (*id, *written)).collect();
         Ok(())
     }
 

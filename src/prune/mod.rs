@@ -99,6 +99,8 @@ pub struct Report {
     pub plan: Plan,
     /// Manifests of forgotten snapshots that were deleted.
     pub snapshots: u64,
+    /// Notes that were deleted: on snapshots that are gone for long, and on losses that are healed.
+    pub notes: u64,
     /// Packs that were deleted, and their bytes.
     pub deleted: (u64, u64),
     /// Packs that were retired.
@@ -245,6 +247,13 @@ impl Run<'_> {
             if sweep.delete_parity(pack)? {
                 self.report.deleted.1 += size;
             }
+        }
+        // As old as strays: whoever has begun without the note of a loss, or with it, has found the chunk.
+        let healed = census.healed.iter().filter(|(_, at)| *at < bounds.strays_before).map(|(id, _)| id);
+        for id in census.spent.iter().chain(healed) {
+            self.stop.check()?;
+            sweep.delete_note(id)?;
+            self.report.notes += 1;
         }
         Ok(())
     }

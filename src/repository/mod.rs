@@ -33,6 +33,7 @@ pub use leases::Session;
 pub use listing::Snapshot;
 pub use mover::{Moved, Mover};
 pub use needs::{Listener, Need};
+pub use notes::Ended;
 pub use reader::Reader;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
 pub use stages::Frames;

@@ -20,6 +20,10 @@ use std::sync::Arc;
 /// somebody merged or pruned just then, which takes minutes.
 const ROUNDS: usize = 5;
 
+/// What to do about what vanished.
+const LOOK: &str = "look at the storage and at other copies of the repository; if it is well so, `pastfs snapshots \
+                    --accept-vanished` takes it for right";
+
 /// An object that is not what it must be.
 #[derive(Debug)]
 pub struct Flaw {
@@ -123,13 +127,18 @@ impl Repository {
         self.told.lock().extend(survey.flaws.iter().map(|f| f.object.clone()));
         self.list()?;
         self.sync_index()?;
-        for s in &self.known.lock().vanished {
-            let error = Error::damaged("the snapshot was there before, and no note says that it was forgotten").hint(
-                "look at the storage and at other copies of the repository; if it is well so, `pastfs snapshots \
-                 --accept-vanished` takes it for right",
-            );
+        let known = self.known.lock();
+        for s in &known.vanished.snapshots {
+            let error =
+                Error::damaged("the snapshot was there before, and no note says that it was forgotten")
+                    .hint(LOOK);
             survey.flaws.push(Flaw { object: manifest_name(&s.id), error });
         }
+        for n in &known.vanished.notes {
+            let text = format!("the note was there before, and its snapshots are there still: {}", n.says());
+            survey.flaws.push(Flaw { object: note_name(&n.id), error: Error::damaged(text).hint(LOOK) });
+        }
+        drop(known);
         Ok(survey)
     }
 

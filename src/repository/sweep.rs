@@ -4,14 +4,14 @@
 use super::Repository;
 use super::healing::parity_name;
 use super::lease::lease_name;
-use super::listing::manifest_name;
+use super::listing::{manifest_name, note_name};
 use super::reader::pack_name;
 use crate::clock::{self, Time};
 use crate::fault::{Doing, Error, Result};
 use crate::format::object::Kind;
 use crate::format::segment::Retirement;
 use crate::format::snapshot::Lease;
-use crate::id::{PackId, SessionId, SnapshotId};
+use crate::id::{NoteId, PackId, SessionId, SnapshotId};
 use crate::index::Retired;
 use std::sync::Arc;
 
@@ -214,6 +214,14 @@ impl Sweep {
     /// As [`Sweep::delete_pack`].
     pub fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
         self.delete(&manifest_name(id))
+    }
+
+    /// Deletes a note that says nothing of what is there.
+    ///
+    /// # Errors
+    /// As [`Sweep::delete_pack`].
+    pub fn delete_note(&self, id: &NoteId) -> Result<()> {
+        self.delete(&note_name(id))
     }
 
     /// The same for any object.
