@@ -11,8 +11,8 @@ use crate::fault::{Error, Result};
 use crate::format::snapshot::Unread;
 use crate::id::PackId;
 use crate::repair::{
-    self, Emptied, Hurt, IndexReport, LOST_MAX, Losses, Mended, PacksOptions, PacksReport, SnapshotsOptions,
-    SnapshotsReport,
+    self, Broken, Emptied, Fate, Hurt, IndexReport, LOST_MAX, Losses, Mended, PacksOptions, PacksReport,
+    SnapshotsOptions, SnapshotsReport,
 };
 use crate::repository::Repository;
 use serde_json::{Map, Value, json};
@@ -79,6 +79,9 @@ fn parse_pack(text: &str) -> std::result::Result<PackId, String> {
 /// and paths, with its tags and the tag `repaired`, without the files that are lost; they are named in it as not read. The
 /// old one stays, unless --forget is given: what is lost of it gives an error when it is read, never wrong bytes. A
 /// repair of the index and of packs, and a backup of what the source still has, save more: they come first.
+///
+/// Before that, manifests, notes, configs and keys that are damaged themselves are named. What this machine has listed before
+/// is put back: a snapshot with a new id. The rest goes with --drop-damaged only.
 #[derive(clap::Args)]
 pub struct Snapshots {
     /// Which snapshots: ids, `latest`, or times [default: all]
@@ -90,6 +93,12 @@ pub struct Snapshots {
     /// Forget the old snapshots once the new ones are there
     #[arg(long)]
     forget: bool,
+    /// Delete manifests, notes and configs that are damaged and cannot be put back
+    ///
+    /// While one is there, a prune deletes nothing, since it may name what is needed. A manifest that is deleted is a snapshot that is lost;
+    /// with a note what it said is lost: a tag, a hold, or that a snapshot is forgotten.
+    #[arg(long)]
+    drop_damaged: bool,
     /// Change nothing, tell what is lost
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -385,6 +394,7 @@ impl Snapshots {
                 snapshots,
                 read_data: self.read_data,
                 forget: self.forget,
+                drop_damaged: self.drop_damaged,
                 dry_run,
                 host: access::host_name(),
             };
@@ -395,8 +405,32 @@ impl Snapshots {
     }
 }
 
+fn fate(b: &Broken, dry_run: bool) -> &'static str {
+    match (b.fate, dry_run) {
+        (Fate::PutBack, false) => "it was put back as this machine has seen it",
+        (Fate::PutBack, true) => "it would be put back as this machine has seen it",
+        (Fate::Dropped, false) => "it was removed",
+        (Fate::Dropped, true) => "it would be removed",
+        (Fate::Left, _) => "it is left as it is",
+    }
+}
+
+fn broken_object(b: &Broken) -> Value {
+    let fate = match b.fate {
+        Fate::PutBack => "put_back",
+        Fate::Dropped => "dropped",
+        Fate::Left => "left",
+    };
+    let (object, what, advice) = (&b.object, &b.what, b.advice);
+    json!({ "message_type": "damaged_object", "object": object, "what": what, "fate": fate, "advice": advice })
+}
+
 fn snapshots_lines(r: &SnapshotsReport, dry_run: bool, quiet: bool) -> Vec<String> {
     let mut lines = Vec::new();
+    for b in &r.broken {
+        let advice = if b.advice.is_empty() { String::new() } else { format!(": {}", b.advice) };
+        lines.push(format!("{}: {}; {}{advice}", b.object, words::harmless(&b.what), fate(b, dry_run)));
+    }
     for m in &r.mended {
         let what = hurt_line(&m.hurt);
         lines.push(match &m.new {
@@ -434,12 +468,14 @@ fn snapshots_objects(r: &SnapshotsReport, dry_run: bool) -> Vec<Value> {
         object.insert("forgotten".into(), m.forgotten.into());
         Value::from(object)
     };
-    let mut objects: Vec<Value> = r.mended.iter().map(object).collect();
+    let mut objects: Vec<Value> = r.broken.iter().map(broken_object).collect();
+    objects.extend(r.mended.iter().map(object));
     objects.push(json!({
         "message_type": "summary",
         "dry_run": dry_run,
         "snapshots": r.looked_at,
         "hurt_snapshots": r.mended.len(),
+        "damaged_objects": r.broken.len(),
         "seconds": r.seconds,
     }));
     objects

@@ -172,7 +172,7 @@ impl Run<'_> {
     /// How many sessions it took for dead.
     fn pass(&mut self, grace: i64, steps: Steps, tell: &mut dyn FnMut(&Plan)) -> Result<usize> {
         let options = self.options;
-        let mut sweep = Sweep::begin(self.repository, &options.host, options.dry_run)?;
+        let mut sweep = Sweep::begin(self.repository, &options.host, options.dry_run, "prune")?;
         let terms = Terms {
             repository: self.repository,
             grace,

@@ -77,8 +77,11 @@ pub fn packs(
     let began = clock::now();
     repository.may_delete()?;
     // Before anything is listed.
-    let mut sweep =
-        if options.dry_run { None } else { Some(Sweep::begin(repository, &options.host, false)?) };
+    let mut sweep = if options.dry_run {
+        None
+    } else {
+        Some(Sweep::begin(repository, &options.host, false, "repair packs")?)
+    };
     let survey = repository.survey(stop)?;
     let wanted = choose(&survey, options)?;
     let bytes: u64 = wanted.iter().filter_map(|id| survey.packs.get(id)).map(|p| p.size).sum();

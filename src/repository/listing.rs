@@ -230,7 +230,7 @@ impl Repository {
         }
         let mut listing = Listing::of(self, notes, manifests)?;
         listing.unread = unread;
-        *vanished = self.vanished(remembered, &noted, &listed);
+        *vanished = self.vanished(remembered, &noted, &listed, &listing.notes);
         if let Err(e) = remembered.save() {
             // It costs the next start some time.
             self.observer.event(Event::Detail(&e.chain()));

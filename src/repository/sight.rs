@@ -234,6 +234,7 @@ fn unread(names: &[String]) -> Error {
         n => format!("{first} and {} more objects cannot be read", n - 1),
     };
     Error::damaged(text).hint(
-        "nothing was deleted, since it might name what is needed; `pastfs check` tells what is wrong and what to do",
+        "nothing was deleted, since it might name what is needed; `pastfs check` tells what is wrong, `pastfs repair \
+         snapshots` puts manifests and notes back, or removes them by order",
     )
 }

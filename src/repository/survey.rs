@@ -96,6 +96,11 @@ impl Survey {
         }
     }
 
+    /// Whether the store has listed a note, a manifest or a config of this name, or any object of another kind.
+    pub fn is_listed(&self, name: &str) -> bool {
+        !matches!(name.split_once('/'), Some(("notes" | "snapshots", _))) || self.names.contains(name)
+    }
+
     fn foreign(&mut self, name: &str) {
         let error = Error::damaged("it is no object of a repository")
             .hint("it does no harm and was not made by pastfs; look at it, and move it elsewhere");
@@ -275,13 +280,13 @@ impl Repository {
         Ok(survey)
     }
 
-    fn proven_note(&self, id: NoteId) -> Result<(Note, Author)> {
+    pub(super) fn proven_note(&self, id: NoteId) -> Result<(Note, Author)> {
         let (body, author) = self.object(Kind::Note, &note_name(&id), &id.0)?;
         Ok((Note::decode(&body)?, author))
     }
 
     /// With its private part, which must open; who may not read it cannot tell.
-    fn proven_manifest(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
+    pub(super) fn proven_manifest(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
         let (manifest, author) = self.manifest(id)?;
         match self.keys.open_private(&manifest.session.0, &manifest.private) {
             Ok(plain) => drop(Private::decode(&plain).doing(|| "reading the paths")?),

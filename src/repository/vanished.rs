@@ -4,7 +4,7 @@
 
 use super::Repository;
 use super::keyring::Author;
-use super::listing::{Known, Snapshot, VOID_SECONDS, manifest_name, note_name, withdraws};
+use super::listing::{Known, ListedNote, Snapshot, VOID_SECONDS, manifest_name, note_name, withdraws};
 use super::remembered::{Item, Remembered};
 use crate::clock;
 use crate::event::Event;
@@ -82,6 +82,7 @@ impl Repository {
         remembered: &mut Remembered,
         noted: &HashSet<NoteId>,
         listed: &HashSet<SnapshotId>,
+        notes: &[ListedNote],
     ) -> Vanished {
         let mut absent: Vec<Arc<Snapshot>> =
             remembered.snapshots.values().filter(|s| !listed.contains(&s.id)).cloned().collect();
@@ -95,7 +96,9 @@ impl Repository {
         let mut silent = Vec::new();
         let mut idle = Vec::new();
         for (id, note) in remembered.notes.iter().filter(|(id, _)| !noted.contains(*id)) {
-            if is_on(note, remembered, |s| listed.contains(&s)) {
+            // A repair says again what a damaged one said.
+            let is_said = || notes.iter().any(|n| n.note.0 == note.0);
+            if is_on(note, remembered, |s| listed.contains(&s)) && !is_said() {
                 silent.push(VanishedNote { id: *id, note: note.clone() });
             } else if !is_on(note, remembered, |_| true) {
                 // Notes stay a year after their snapshots; one that goes has nothing more to explain, unless those are absent.
