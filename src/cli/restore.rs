@@ -74,7 +74,11 @@ impl Restore {
             }
         }
         out.finish()?;
-        Ok(if report.failed + report.incomplete > 0 { Exit::Partly } else { Exit::Done })
+        Ok(match report.failed + report.incomplete {
+            _ if report.damaged > 0 => Exit::Damaged,
+            0 => Exit::Done,
+            _ => Exit::Partly,
+        })
     }
 }
 
