@@ -3,7 +3,7 @@
 use super::scene::{Draw, Scene, same_trees};
 use pastfs::event::{Observer, Silent, Stop};
 use pastfs::prune::{self, Options, Report, Unused};
-use pastfs::repository::{Credential, OpenOptions, Repository};
+use pastfs::repository::{Credential, OpenOptions, Repository, Sweep};
 use pastfs::storage::Local;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -203,6 +203,20 @@ fn a_note_that_vanishes_while_its_snapshot_is_there_is_told_and_nothing_is_delet
         scene.run(["check", "-q"]).ok();
         scene.run(["prune"]).ok();
     }
+}
+
+#[test]
+fn what_is_at_work_without_a_lease_says_what_it_is() {
+    let (scene, _) = two("prune-marks");
+    let repository = open(&scene);
+    for purpose in ["prune", "repair index", "repair packs", "repair objects"] {
+        let mark = Sweep::begin(&repository, b"h", false, purpose).unwrap();
+        let lease = scene.run(["leases", "--json"]).ok().json();
+        assert_eq!((&lease["purpose"], &lease["state"]), (&purpose.into(), &"sweeping".into()));
+        drop(mark);
+        assert_eq!(scene.run(["leases"]).ok().text(), "nobody is about to write a snapshot\n");
+    }
+    assert!(Sweep::begin(&repository, b"h", false, "something").is_err());
 }
 
 #[test]
