@@ -95,8 +95,8 @@ pub struct Snapshots {
     forget: bool,
     /// Delete manifests, notes and configs that are damaged and cannot be put back
     ///
-    /// While one is there, a prune deletes nothing, since it may name what is needed. A manifest that is deleted is a snapshot that is lost;
-    /// with a note what it said is lost: a tag, a hold, or that a snapshot is forgotten.
+    /// While one is there, a prune deletes nothing, since it may name what is needed. With a manifest a snapshot is lost; with a
+    /// note what it said: a tag, a hold, or that a snapshot is forgotten.
     #[arg(long)]
     drop_damaged: bool,
     /// Change nothing, tell what is lost
@@ -352,7 +352,10 @@ fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         })
     };
     let mut objects: Vec<Value> = r.damaged.iter().map(object).collect();
-    let parity = |(pack, what): &(PackId, String)| json!({ "message_type": "damaged_parity", "object": format!("parity/{pack}"), "what": what });
+    let parity = |(pack, what): &(PackId, String)| {
+        let object = format!("parity/{pack}");
+        json!({ "message_type": "damaged_parity", "object": object, "what": what })
+    };
     objects.extend(r.parity.iter().map(parity));
     objects.extend(r.losses.hurt.iter().map(|hurt| Value::from(hurt_object(hurt))));
     objects.push(json!({

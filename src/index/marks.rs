@@ -21,8 +21,8 @@ fn decode(value: &[u8]) -> Tried<Mark> {
 /// A chunk and one of its marks: in the order of bytes that of [`Sorted`].
 type Key = [u8; ID_LEN + size_of::<Mark>()];
 
-/// So many marks wait in memory, 32 MiB, and are sorted there: ten times as fast as RocksDB, which keeps a skip list of them. 10 million
-/// marks are 11 runs.
+/// So many marks wait in memory, 32 MiB, and are sorted there: many times as fast as by RocksDB, which keeps a skip list of
+/// them. 10 million marks are 11 runs.
 const RUN_LEN: usize = (32 << 20) / size_of::<Key>();
 
 /// Chunks with any number of different marks each; gone with the value. For any number of threads.

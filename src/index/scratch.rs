@@ -55,7 +55,8 @@ impl std::ops::Deref for Scratch {
 
 impl Home {
     /// An empty database that nobody else sees and that is gone when it is dropped, for many small records of chunks, whose
-    /// keys begin with their ids, that come in any order: they lie in sorted runs, one for each [`RUN_BYTES`], which are read together.
+    /// keys begin with their ids, that come in any order: they lie in sorted runs, one for each [`RUN_BYTES`] or by
+    /// [`Scratch::put_run`], which are read together.
     pub fn scratch(&self) -> Tried<Scratch> {
         let nest = Nest::new(&self.dir.join("marks"))?;
         let mut table = BlockBasedOptions::default();

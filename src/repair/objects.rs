@@ -139,8 +139,8 @@ fn fate(repository: &Repository, named: Named, may_drop: bool) -> Result<(Fate, 
     })
 }
 
-/// Writes a snapshot anew whose manifest is damaged: same time, host, tags and tree. While the damaged one is listed nobody deletes what
-/// it needs: who remembers it counts it, and who does not deletes nothing. Whether it is there.
+/// Writes a snapshot anew whose manifest is damaged: same time, host, tags and tree. While the damaged one is listed nobody
+/// deletes what it needs: who remembers it counts it, and who does not deletes nothing. Whether it is there.
 fn put_back(
     repository: &Arc<Repository>,
     id: &SnapshotId,

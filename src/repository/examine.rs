@@ -161,10 +161,10 @@ impl Repository {
         Ok(found)
     }
 
-    /// Reads a pack from its first byte to its last, which `take` is given as they are, and gives each frame: opened, or what is wrong
-    /// with it. Where a part
-    /// of the pack cannot be read, what follows is read frame by frame, so that no more is lost than that part. The
-    /// answer is what is wrong with the pack as a whole: a part that cannot be read, or a name that is not its hash.
+    /// Reads a pack from its first byte to its last and gives each frame: opened, or what is wrong with it. `take` is given
+    /// the bytes as they are. Where a part of the pack cannot be read, what follows is read frame by frame, so that no more is
+    /// lost than that part. The answer is what is wrong with the pack as a whole: a part that cannot be read, or a name that
+    /// is not its hash.
     ///
     /// # Errors
     /// What the store says where it is not about this pack; `Stopped`; `Denied` with a key that cannot read; what `each`

@@ -79,8 +79,8 @@ impl Repository {
         Ok(object.len() as u64)
     }
 
-    /// What is wrong with the parity of a pack of this size, as far as the list of the store tells: its own size, `None` where it is not
-    /// listed. Where there is none in this repository, nothing is.
+    /// What is wrong with the parity of a pack of this size, as far as the list of the store tells: its own size, `None` where
+    /// it is not listed. Where there is none in this repository, nothing is.
     ///
     /// # Errors
     /// What the store says where it is not about this object.
@@ -134,8 +134,8 @@ impl Repository {
         }
     }
 
-    /// Writes the parity of a whole pack anew, in the place of what is there. Bytes that were stored; `None` where the pack is gone or
-    /// not whole by now: then what is there may still heal it, and stays.
+    /// Writes the parity of a whole pack anew, in the place of what is there. Bytes that were stored; `None` where the pack is
+    /// gone or not whole by now: then what is there may still heal it, and stays.
     ///
     /// # Errors
     /// What the store says; `Stopped`.

@@ -26,8 +26,8 @@ const _: () = assert!(SNAPSHOTS_MAX * 34 + TAGS_MAX * (TEXT_MAX + 3) + 4096 < Ki
 /// Notes that say nothing of what is there.
 #[derive(Debug, Default)]
 pub struct Ended {
-    /// Those of whose snapshots no manifest is left, and since when nothing more was said of these, in seconds by the store's clock;
-    /// those that explain why last.
+    /// Those of whose snapshots no manifest is left, and since when nothing more was said of these, in seconds by the store's
+    /// clock; those that explain why last.
     pub spent: Vec<(NoteId, i64)>,
     /// Notes of what was lost, when they were written likewise, and of which chunks they are: these may be there again.
     pub lost: Vec<(NoteId, i64, Vec<ChunkId>)>,

@@ -40,7 +40,8 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Marks the run, before it lists anything; `purpose` is one of `PURPOSES`. A dry one writes nothing, and takes this machine's clock for the store's.
+    /// Marks the run, before it lists anything; `purpose` is one of those that marks have, such as `prune`.
+    /// A dry one writes nothing, and takes this machine's clock for the store's.
     ///
     /// # Errors
     /// `Denied` without a full key; what the store says.
