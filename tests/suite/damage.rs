@@ -262,7 +262,7 @@ impl Case<'_> {
         let is_read = match self.object.kind() {
             "snapshots" if self.damage == Deleted => self.is_warm && !self.is_forgotten(),
             "snapshots" => !self.is_warm || self.is_extra(),
-            "notes" => (!self.is_warm && self.damage != Deleted) || self.is_extra(),
+            "notes" => (self.is_warm == (self.damage == Deleted)) || self.is_extra(),
             _ => false,
         };
         assert!(!is_read || self.names(&ran.err), "{}: silence: {}", self.told(), ran.err);
@@ -337,11 +337,12 @@ impl Case<'_> {
             assert!(ran.code != Some(0) && self.names(&said), "{}: {said}", self.told());
             return;
         }
-        // Of keys, notes and leases that are gone nobody knows; nor of manifests without a memory of them; and what is
+        // Of keys and leases that are gone nobody knows; nor of notes and manifests without a memory of them; and what is
         // forgotten is not gone through.
         let is_silent = self.damage == Deleted
             && match self.object.kind() {
-                "keys" | "notes" | "leases" => true,
+                "keys" | "leases" => true,
+                "notes" => !self.is_warm,
                 "snapshots" => !self.is_warm || self.is_forgotten(),
                 "index" => self.is_forgotten(),
                 _ => false,
