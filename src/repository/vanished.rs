@@ -96,9 +96,10 @@ impl Repository {
         let mut silent = Vec::new();
         let mut idle = Vec::new();
         for (id, note) in remembered.notes.iter().filter(|(id, _)| !noted.contains(*id)) {
-            // A repair says again what a damaged one said.
-            let is_said = || notes.iter().any(|n| n.note.0 == note.0);
-            if is_on(note, remembered, |s| listed.contains(&s)) && !is_said() {
+            if notes.iter().any(|n| n.note.0 == note.0) {
+                // A repair says again what a damaged one said.
+                idle.push(*id);
+            } else if is_on(note, remembered, |s| listed.contains(&s)) {
                 silent.push(VanishedNote { id: *id, note: note.clone() });
             } else if !is_on(note, remembered, |_| true) {
                 // Notes stay a year after their snapshots; one that goes has nothing more to explain, unless those are absent.
