@@ -2,20 +2,18 @@
 //!
 //! Two passes over one stream: `decide` looks at each item as the walk gives it, finds what the parent
 //! knows of it, and has what is new read ahead; `complete` takes the steps in the same order, stores what was
-//! read, and finishes folders. Between the two at most `AHEAD_MAX` steps wait.
+//! read, and finishes folders. Between the two at most [`STEPS_MAX`] steps and [`WAITING_BYTES_MAX`] bytes wait.
 
-use super::files::{self, AHEAD_MAX, Ahead, Loaded, SMALL_MAX, Trouble, What};
+use super::files::{self, Ahead, Loaded, Loader, SMALL_MAX, STEPS_MAX, Trouble, WAITING_BYTES_MAX, What};
 use super::{Options, Report};
-use crate::chunk::Chunker;
 use crate::event::{Event as Told, Observer, Outcome, Stop};
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
-use crate::format::tree::{At, Content, Entry, ExtentPage, INLINE_MAX, Node, Stat};
+use crate::format::tree::{At, Content, Entry, ExtentPage, Node, Stat};
 use crate::id::ChunkId;
-use crate::repository::{Frames, Reader, Repository, Snapshot, Writer};
+use crate::repository::{Reader, Repository, Snapshot, Writer};
 use crate::source::{self, Event, Item, Kind, Walk};
 use crate::tree::{self, FolderWriter, ROOT_NAME};
-use crossbeam_channel::Receiver;
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::ffi::OsStrExt;
@@ -43,17 +41,19 @@ pub fn files(
         Some(p) if !options.force => tree::root_entry(&*reader, &p.manifest.root).map(Some),
         _ => Ok(None),
     };
+    let loader = Arc::new(Loader::new(repository)?);
     let mut merge = Merge {
         repository,
         options,
         reader,
-        chunker: repository.chunker()?,
-        ahead: Ahead::new()?,
+        ahead: Ahead::new(&loader)?,
+        loader,
         writer,
         report,
         observer,
         olds: vec![Old { entries: Vec::new().into_iter(), next: None }],
         queue: VecDeque::new(),
+        waiting: 0,
         folders: vec![Folder::default()],
         links: HashMap::new(),
         key: repository.inode_key(),
@@ -69,7 +69,7 @@ pub fn files(
     for event in walk.by_ref() {
         stop.check()?;
         merge.decide(event);
-        while merge.queue.len() > AHEAD_MAX {
+        while merge.queue.len() > STEPS_MAX || merge.waiting > WAITING_BYTES_MAX {
             merge.complete()?;
         }
     }
@@ -117,10 +117,10 @@ enum Step {
 
 /// An item whose entry is in the making.
 struct Coming {
-    item: Item,
+    item: Arc<Item>,
     old: Option<Entry>,
     /// Nothing, when the old entry says it all.
-    loaded: Option<Receiver<Result<Loaded>>>,
+    loaded: Option<files::Coming>,
     /// Content that is known to be stored.
     content: Option<Content>,
     /// It is unchanged, but the repository has lost something of it.
@@ -142,13 +142,15 @@ struct Merge<'a> {
     repository: &'a Arc<Repository>,
     options: &'a Options,
     reader: Arc<Reader>,
-    chunker: Chunker,
+    loader: Arc<Loader>,
     ahead: Ahead,
     writer: &'a mut Writer,
     report: &'a mut Report,
     observer: &'a Arc<dyn Observer>,
     olds: Vec<Old>,
     queue: VecDeque<Step>,
+    /// Bytes of files that are loaded, or to be loaded, for the steps of the queue.
+    waiting: u64,
     folders: Vec<Folder>,
     links: HashMap<(u64, u64), Content>,
     key: [u8; 32],
@@ -192,6 +194,7 @@ impl Merge<'_> {
         let old = self.olds.last_mut().and_then(|o| o.find(name)).filter(|o| same_kind(&o.node, item.kind));
         let is_unchanged = old.as_ref().is_some_and(|o| self.is_unchanged(o, &item));
         let is_lost = old.as_ref().is_some_and(|o| self.is_lost(o));
+        let item = Arc::new(item);
         if is_unchanged && !is_lost {
             return Box::new(Coming { item, old, loaded: None, content: None, is_lost: false });
         }
@@ -211,7 +214,8 @@ impl Merge<'_> {
         let what = if content.is_some() { What::Attributes } else { What::All };
         let big = item.kind == Kind::File && what == What::All && item.stat.size > SMALL_MAX;
         // Big files are opened when their turn comes: at most one at a time.
-        let loaded = if big { None } else { Some(self.ahead.load(item.clone(), what)) };
+        let loaded = if big { None } else { Some(self.ahead.load(&item, what)) };
+        self.waiting += loaded.as_ref().map_or(0, |l| l.bytes);
         Box::new(Coming { item, old, loaded, content, is_lost: is_lost && is_unchanged })
     }
 
@@ -316,6 +320,11 @@ impl Merge<'_> {
         Ok(())
     }
 
+    fn take(&mut self, coming: files::Coming) -> Result<Loaded> {
+        self.waiting -= coming.bytes;
+        self.ahead.take(coming)
+    }
+
     fn mark_differing(&mut self) {
         if let Some(folder) = self.folders.last_mut() {
             folder.differs = true;
@@ -361,8 +370,8 @@ impl Merge<'_> {
         }
         self.mark_differing();
         let loaded = match loaded {
-            Some(coming) => coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died"))),
-            None if big => files::load(&item, What::All),
+            Some(coming) => self.take(coming),
+            None if big => self.loader.load(&item, What::All),
             None => return Err(Error::bug("an item was neither read nor known")),
         };
         let loaded = match loaded {
@@ -409,9 +418,9 @@ impl Merge<'_> {
         known: Option<Content>,
         path: &Path,
     ) -> std::result::Result<Entry, Trouble> {
-        let Loaded { mut stat, bytes, file, changed, xattrs, target } = loaded;
+        let Loaded { mut stat, small, file, changed, xattrs, target } = loaded;
         let mut moved = changed;
-        let xattrs = files::store_xattrs(&self.chunker, xattrs, self.writer)?;
+        let xattrs = files::store_xattrs(&self.loader.chunker, xattrs, self.writer)?;
         let node = match (item.kind, target) {
             (Kind::Symlink, Some(target)) => Node::Symlink(target),
             (Kind::Char(n), _) => Node::CharDevice(n),
@@ -420,15 +429,15 @@ impl Merge<'_> {
             (Kind::Socket, _) => Node::Socket,
             (Kind::File, _) => {
                 let link = (item.stat.nlink > 1).then_some((item.device, item.inode));
-                let content = match (known, bytes, file) {
+                let content = match (known, small, file) {
                     (Some(content), ..) => {
                         self.observer.event(Told::Bytes(stat.size));
                         content
                     }
-                    (None, Some(bytes), _) => {
-                        self.count_read(bytes.len() as u64);
-                        self.observer.event(Told::Bytes(bytes.len() as u64));
-                        files::store(&self.chunker, &bytes, Frames::Small, INLINE_MAX, self.writer)?
+                    (None, Some(small), _) => {
+                        self.count_read(small.len());
+                        self.observer.event(Told::Bytes(small.len()));
+                        small.store(self.writer)?
                     }
                     (None, None, Some(file)) => {
                         let content = link.and_then(|l| self.links.get(&l).cloned());
@@ -440,8 +449,13 @@ impl Merge<'_> {
                                     read.set(read.get() + n);
                                     self.observer.event(Told::Bytes(n));
                                 };
-                                let (content, len) =
-                                    files::store_file(&self.chunker, &file, stat.size, self.writer, &tell)?;
+                                let (content, len) = files::store_file(
+                                    &self.loader.chunker,
+                                    &file,
+                                    stat.size,
+                                    self.writer,
+                                    &tell,
+                                )?;
                                 self.count_read(read.get());
                                 let now = item.restat_open(&file)?;
                                 moved =
@@ -505,9 +519,8 @@ impl Merge<'_> {
             }
             (None, Some(coming)) => {
                 self.mark_differing();
-                let loaded = coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died")));
-                let (stat, xattrs) = match loaded {
-                    Ok(l) => (l.stat, files::store_xattrs(&self.chunker, l.xattrs, self.writer)?),
+                let (stat, xattrs) = match self.take(coming) {
+                    Ok(l) => (l.stat, files::store_xattrs(&self.loader.chunker, l.xattrs, self.writer)?),
                     Err(e) => {
                         self.report.unread(&path, &e.chain(), false, self.observer);
                         (item.stat.clone(), Vec::new())

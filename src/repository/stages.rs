@@ -183,11 +183,15 @@ impl Stages {
     /// The first failure of any stage.
     pub fn put(&mut self, frames: Frames, bytes: &[u8]) -> Result<(ChunkId, bool)> {
         let kind = if frames == Frames::Trees { Kind::Tree } else { Kind::Data };
-        let s = &self.shared;
-        let id = s.repository.keys.ids.id(kind, bytes);
+        let id = self.shared.repository.keys.ids.id(kind, bytes);
+        Ok((id, self.put_as(frames, id, bytes)?))
+    }
+
+    /// Takes a chunk of this id: tells whether it is new to the store. Errors as of [`Stages::put`].
+    pub fn put_as(&mut self, frames: Frames, id: ChunkId, bytes: &[u8]) -> Result<bool> {
         let len = bytes.len() as u32;
-        if let Claim::Known(_) = s.claims.claim(&id, len)? {
-            return Ok((id, false));
+        if let Claim::Known(_) = self.shared.claims.claim(&id, len)? {
+            return Ok(false);
         }
         self.new_bytes += u64::from(len);
         if self.input.is_some() {
@@ -206,7 +210,7 @@ impl Stages {
                 self.end_frame(frames)?;
             }
         }
-        Ok((id, true))
+        Ok(true)
     }
 
     fn end_frame(&mut self, frames: Frames) -> Result<()> {

@@ -130,6 +130,12 @@ impl Writer {
         self.stages.put(frames, bytes)
     }
 
+    /// Takes a chunk that is named already. True if it is new to the store. Errors as of [`Writer::put_in`].
+    pub fn put_as(&mut self, frames: Frames, id: ChunkId, bytes: &[u8]) -> Result<bool> {
+        self.stop.check()?;
+        self.stages.put_as(frames, id, bytes)
+    }
+
     /// Remembers, with the next segment, that a file's content is stored: a killed backup need not read
     /// it again. The reader of the record looks whether the chunks are known.
     pub fn record(&self, key: [u8; 16], value: Vec<u8>) {
