@@ -61,7 +61,7 @@ impl VanishedNote {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
-        format!("one that {what} snapshot{first}{more}, {}", note.time.utc())
+        format!("notes/{} of {}, which {what} snapshot{first}{more}", self.id.short(), note.time.utc())
     }
 }
 
