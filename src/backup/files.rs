@@ -6,17 +6,17 @@ use crate::fault::{Doing, Error, Fault};
 use crate::format::cbor::{Reader as CborReader, Writer as CborWriter};
 use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Extent, INLINE_MAX, Stat, XATTR_INLINE_MAX, Xattr};
+use crate::gauge::{Did, Gauge};
 use crate::id::ChunkId;
 use crate::repository::{Frames, Repository, Writer};
 use crate::seal::{self, IdKeys};
-use crate::source::{Item, Kind};
+use crate::source::{Item, Kind, Uncached};
 use crate::tree::{ContentWriter, Sink};
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
-use rustix::buffer::spare_capacity;
 use rustix::fs::{SeekFrom, seek};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Read;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -186,14 +186,14 @@ impl Loader {
         let doing = || format!("reading {}", item.path().display());
         let wanted = item.stat.size as usize;
         // One byte more than expected tells that it grew.
-        let mut bytes = Vec::with_capacity(wanted + 1);
-        let read = rustix::io::read(&file, spare_capacity(&mut bytes));
+        let mut bytes = vec![0; wanted + 1];
+        let read = Uncached::new(&file).read_at(&mut bytes, 0);
         let now = item.restat_open(&file)?;
-        if read == Ok(wanted) && unchanged(&item.stat, &now) {
+        if read.is_ok_and(|n| n == wanted) && unchanged(&item.stat, &now) {
+            bytes.truncate(wanted);
             loaded.stat = now;
         } else {
             bytes.clear();
-            file.rewind().doing(doing)?;
             loaded.stat = now;
             // Without end a file is not small.
             (&mut file).take(SMALL_MAX + 1).read_to_end(&mut bytes).doing(doing)?;
@@ -256,16 +256,19 @@ pub struct Ahead {
 
 impl Ahead {
     /// Starts them.
-    pub fn new(loader: &Arc<Loader>) -> Result<Self> {
+    pub fn new(loader: &Arc<Loader>, gauge: &Arc<Gauge>) -> Result<Self> {
         let (jobs, todo) = bounded::<Job>(STEPS_MAX);
         let mut threads = Vec::new();
         for _ in 0..THREADS {
-            let (todo, loader) = (todo.clone(), loader.clone());
+            let (todo, loader, gauge) = (todo.clone(), loader.clone(), gauge.clone());
             let work = move || {
+                let mut watch = gauge.watch();
                 for (items, batch) in todo {
+                    watch.lap(Did::Starve);
                     let guard = Guard(batch);
                     let load = |(item, what): &(Arc<Item>, What)| Some(loader.load(item, *what));
                     guard.0.finish(items.iter().map(load).collect());
+                    watch.lap(Did::Work);
                 }
             };
             let thread = std::thread::Builder::new().name("read".into()).spawn(work);
@@ -392,7 +395,7 @@ pub fn store_file(
         if start == end {
             break;
         }
-        let mut splitter = Splitter::new(chunker, Piece { file, at: start, end });
+        let mut splitter = Splitter::new(chunker, Piece { file: Uncached::new(file), at: start, end });
         while let Some(chunk) = splitter.next().map_err(Trouble::source)? {
             let id = writer.put(Space::Data, chunk)?;
             content.chunk(chunk.len() as u64, id);
@@ -425,14 +428,13 @@ fn data_range(file: &File, at: u64, size: u64) -> (u64, u64) {
 
 /// A stretch of a file, read by position.
 struct Piece<'a> {
-    file: &'a File,
+    file: Uncached<'a>,
     at: u64,
     end: u64,
 }
 
 impl Read for Piece<'_> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        use std::os::unix::fs::FileExt;
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let len = out.len().min(left).min(PIECE);
         let n = self.file.read_at(&mut out[..len], self.at)?;

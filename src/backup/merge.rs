@@ -10,6 +10,7 @@ use crate::event::{Event as Told, Observer, Outcome, Stop};
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Entry, ExtentPage, Node, Stat};
+use crate::gauge::{Did, Gauge, Watch};
 use crate::id::ChunkId;
 use crate::repository::{Reader, Repository, Snapshot, Writer};
 use crate::source::{self, Event, Item, Kind, Walk};
@@ -42,11 +43,12 @@ pub fn files(
         _ => Ok(None),
     };
     let loader = Arc::new(Loader::new(repository)?);
+    let (reading, merging) = (Gauge::new("read"), Gauge::new("merge"));
     let mut merge = Merge {
         repository,
         options,
         reader,
-        ahead: Ahead::new(&loader)?,
+        ahead: Ahead::new(&loader, &reading)?,
         loader,
         writer,
         report,
@@ -54,6 +56,7 @@ pub fn files(
         olds: vec![Old { entries: Vec::new().into_iter(), next: None }],
         queue: VecDeque::new(),
         waiting: 0,
+        watch: merging.watch(),
         folders: vec![Folder::default()],
         links: HashMap::new(),
         key: repository.inode_key(),
@@ -66,7 +69,10 @@ pub fn files(
             observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())));
         }
     }
-    for event in walk.by_ref() {
+    loop {
+        merge.watch.lap_blocked(merge.writer.blocked());
+        let Some(event) = walk.next() else { break };
+        merge.watch.lap(Did::Starve);
         stop.check()?;
         merge.decide(event);
         while merge.queue.len() > STEPS_MAX || merge.waiting > WAITING_BYTES_MAX {
@@ -77,7 +83,11 @@ pub fn files(
         stop.check()?;
         merge.complete()?;
     }
-    merge.root()
+    let root = merge.root();
+    for gauge in [&reading, &merging] {
+        observer.event(Told::Detail(&gauge.to_string()));
+    }
+    root
 }
 
 /// The parent's entries of a folder, from where the walk is.
@@ -149,6 +159,7 @@ struct Merge<'a> {
     observer: &'a Arc<dyn Observer>,
     olds: Vec<Old>,
     queue: VecDeque<Step>,
+    watch: Watch,
     /// Bytes of files that are loaded, or to be loaded, for the steps of the queue.
     waiting: u64,
     folders: Vec<Folder>,
@@ -322,7 +333,10 @@ impl Merge<'_> {
 
     fn take(&mut self, coming: files::Coming) -> Result<Loaded> {
         self.waiting -= coming.bytes;
-        self.ahead.take(coming)
+        self.watch.lap_blocked(self.writer.blocked());
+        let loaded = self.ahead.take(coming);
+        self.watch.lap(Did::Starve);
+        loaded
     }
 
     fn mark_differing(&mut self) {
@@ -563,6 +577,12 @@ impl Merge<'_> {
             }
             _ => Err(Error::bug("a walk did not end at the root")),
         }
+    }
+}
+
+impl Drop for Merge<'_> {
+    fn drop(&mut self) {
+        self.watch.lap_blocked(self.writer.blocked());
     }
 }
 

@@ -12,6 +12,7 @@ use super::reader::pack_name;
 use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::pack::{PackEntry, Space};
+use crate::gauge::{Did, Gauge};
 use crate::id::{ChunkId, PackId, SessionId};
 use crate::index::{Claim, Claims};
 use crate::pack::{Finished, PackWriter};
@@ -96,6 +97,15 @@ struct Shared {
     failure: Mutex<Option<Error>>,
     stored: AtomicU64,
     records: Mutex<Vec<([u8; 16], Vec<u8>)>>,
+    gauges: Gauges,
+}
+
+/// One for each stage.
+struct Gauges {
+    compress: Arc<Gauge>,
+    pack: Arc<Gauge>,
+    store: Arc<Gauge>,
+    segment: Arc<Gauge>,
 }
 
 impl Shared {
@@ -117,6 +127,8 @@ pub struct Stages {
     input: Option<Sender<RawFrame>>,
     threads: Vec<JoinHandle<()>>,
     new_bytes: u64,
+    /// Since it was asked for last.
+    blocked: Duration,
 }
 
 impl Stages {
@@ -136,9 +148,15 @@ impl Stages {
             failure: Mutex::default(),
             stored: AtomicU64::new(0),
             records: Mutex::default(),
+            gauges: Gauges {
+                compress: Gauge::new("compress"),
+                pack: Gauge::new("seal"),
+                store: Gauge::new("store"),
+                segment: Gauge::new("index"),
+            },
         });
         let (frames, threads) = Default::default();
-        let mut stages = Self { shared, frames, input: None, threads, new_bytes: 0 };
+        let mut stages = Self { shared, frames, input: None, threads, new_bytes: 0, blocked: Duration::ZERO };
         if let Some(compression) = compression {
             stages.run(compression)?;
         }
@@ -219,7 +237,9 @@ impl Stages {
             return Ok(());
         }
         let frame = RawFrame { space: frames.space(), raw: open.raw, chunks: open.chunks };
+        let since = Instant::now();
         let sent = self.input.as_ref().is_some_and(|i| i.send(frame).is_ok());
+        self.blocked += since.elapsed();
         if !sent || self.shared.failed.load(Ordering::Relaxed) {
             return Err(self.shared.failure());
         }
@@ -239,6 +259,11 @@ impl Stages {
     pub fn knows(&self, id: &ChunkId) -> bool {
         // An index that fails will say so when something is put; here it only costs a second reading.
         self.shared.claims.knows(id).unwrap_or(false)
+    }
+
+    /// How long who puts had to wait for the stages since this was asked last.
+    pub fn blocked(&mut self) -> Duration {
+        std::mem::take(&mut self.blocked)
     }
 
     /// Bytes of new chunks so far, before compression.
@@ -262,10 +287,15 @@ impl Stages {
             self.end_frame(frames)?;
         }
         self.input = None;
+        let ran = !self.threads.is_empty();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 self.shared.fail(Error::bug("a stage of the writer panicked"));
             }
+        }
+        let Gauges { compress, pack, store, segment } = &self.shared.gauges;
+        for gauge in [compress, pack, store, segment].into_iter().filter(|_| ran) {
+            self.shared.repository.observer.event(Event::Detail(&gauge.to_string()));
         }
         if self.shared.failed.load(Ordering::Relaxed) { Err(self.shared.failure()) } else { Ok(()) }
     }
@@ -281,13 +311,17 @@ impl Drop for Stages {
 }
 
 fn compress(s: &Shared, mut compressor: Compressor, input: &Receiver<RawFrame>, out: &Sender<Payload>) {
+    let mut watch = s.gauges.compress.watch();
     for frame in input {
+        watch.lap(Did::Starve);
         if s.failed.load(Ordering::Relaxed) {
             continue;
         }
         match compressor.payload(&frame.raw) {
             Ok(payload) => {
+                watch.lap(Did::Work);
                 let _ = out.send(Payload { space: frame.space, payload, chunks: frame.chunks });
+                watch.lap(Did::Block);
             }
             Err(e) => s.fail(e),
         }
@@ -298,7 +332,9 @@ fn pack(s: &Shared, input: &Receiver<Payload>, out: &Sender<Finished>, spare: &R
     let cipher = Cipher::from_code(s.repository.config.cipher).unwrap_or_default();
     let keys = s.repository.keys.pack_keys(cipher);
     let mut open: [Option<PackWriter>; 2] = [None, None];
+    let mut watch = s.gauges.pack.watch();
     for frame in input {
+        watch.lap(Did::Starve);
         if s.failed.load(Ordering::Relaxed) {
             continue;
         }
@@ -315,11 +351,16 @@ fn pack(s: &Shared, input: &Receiver<Payload>, out: &Sender<Finished>, spare: &R
         };
         pack.push(&frame.payload, &frame.chunks);
         if pack.len() >= PACK_BYTES || pack.chunks() >= PACK_CHUNKS {
-            let _ = out.send(pack.finish());
+            let finished = pack.finish();
+            watch.lap(Did::Work);
+            let _ = out.send(finished);
+            watch.lap(Did::Block);
         } else {
             *slot = Some(pack);
         }
+        watch.lap(Did::Work);
     }
+    watch.lap(Did::Starve);
     for pack in open.into_iter().flatten() {
         if !s.failed.load(Ordering::Relaxed) {
             let _ = out.send(pack.finish());
@@ -333,7 +374,9 @@ fn room(spare: &Receiver<Vec<u8>>) -> Vec<u8> {
 }
 
 fn store(s: &Shared, input: &Receiver<Finished>, out: &Sender<PackEntry>, spare: &Sender<Vec<u8>>) {
+    let mut watch = s.gauges.store.watch();
     for pack in input {
+        watch.lap(Did::Starve);
         if s.failed.load(Ordering::Relaxed) {
             continue;
         }
@@ -345,6 +388,7 @@ fn store(s: &Shared, input: &Receiver<Finished>, out: &Sender<PackEntry>, spare:
             }
             Err(e) => s.fail(e.while_("storing a pack")),
         }
+        watch.lap(Did::Work);
         // Without a place for it the buffer goes back to the system.
         let _ = spare.try_send(pack.bytes);
     }
@@ -353,6 +397,7 @@ fn store(s: &Shared, input: &Receiver<Finished>, out: &Sender<PackEntry>, spare:
 fn publish(s: &Shared, input: &Receiver<PackEntry>) {
     let mut waiting: Vec<PackEntry> = Vec::new();
     let mut since = Instant::now();
+    let mut watch = s.gauges.segment.watch();
     loop {
         let left = SEGMENT_EVERY.saturating_sub(since.elapsed());
         let ended = match input.recv_timeout(left) {
@@ -366,6 +411,7 @@ fn publish(s: &Shared, input: &Receiver<PackEntry>) {
             Err(RecvTimeoutError::Timeout) => false,
             Err(RecvTimeoutError::Disconnected) => true,
         };
+        watch.lap(Did::Starve);
         if waiting.len() >= SEGMENT_PACKS || ended || since.elapsed() >= SEGMENT_EVERY {
             since = Instant::now();
             let entries = std::mem::take(&mut waiting);
@@ -376,6 +422,7 @@ fn publish(s: &Shared, input: &Receiver<PackEntry>) {
                 s.fail(e.while_("publishing an index segment"));
             }
         }
+        watch.lap(Did::Work);
         if ended {
             return;
         }

@@ -38,6 +38,13 @@ pub enum Compression {
     Zstd(i32),
 }
 
+impl Compression {
+    /// For links and disks that are faster than the processor.
+    pub const FAST: Self = Self::Zstd(1);
+    /// For what is kept for long. Beyond 19 zstd needs windows larger than our frames, and gains nothing.
+    pub const MAX: Self = Self::Zstd(19);
+}
+
 impl Default for Compression {
     /// zstd's own default level.
     fn default() -> Self {
