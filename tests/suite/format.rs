@@ -261,7 +261,7 @@ const FILES: [(&str, &str); 20] = files![
     "manifest",
     "private",
 ];
-const MORE_FILES: [(&str, &str); 2] = files!["note", "lease"];
+const MORE_FILES: [(&str, &str); 3] = files!["note", "lease", "parity"];
 
 #[test]
 fn encodings_are_the_test_vectors_for_ever() {

@@ -44,4 +44,5 @@ mod stats;
 mod syscalls;
 mod together;
 mod trial;
+mod unreadable;
 mod views;
