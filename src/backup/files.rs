@@ -10,13 +10,15 @@ use crate::gauge::{Did, Gauge};
 use crate::id::ChunkId;
 use crate::repository::{Frames, Repository, Writer};
 use crate::seal::{self, IdKeys};
-use crate::source::{Item, Kind, Uncached};
+use crate::source::{Item, Kind};
 use crate::tree::{ContentWriter, Sink};
+use crate::uncached::Uncached;
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{SeekFrom, seek};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -187,7 +189,7 @@ impl Loader {
         let wanted = item.stat.size as usize;
         // One byte more than expected tells that it grew.
         let mut bytes = vec![0; wanted + 1];
-        let read = Uncached::new(&file).read_at(&mut bytes, 0);
+        let read = Uncached::new(file.as_fd()).read_at(&mut bytes, 0);
         let now = item.restat_open(&file)?;
         if read.is_ok_and(|n| n == wanted) && unchanged(&item.stat, &now) {
             bytes.truncate(wanted);
@@ -395,7 +397,8 @@ pub fn store_file(
         if start == end {
             break;
         }
-        let mut splitter = Splitter::new(chunker, Piece { file: Uncached::new(file), at: start, end });
+        let mut splitter =
+            Splitter::new(chunker, Piece { file: Uncached::new(file.as_fd()), at: start, end });
         while let Some(chunk) = splitter.next().map_err(Trouble::source)? {
             let id = writer.put(Space::Data, chunk)?;
             content.chunk(chunk.len() as u64, id);
