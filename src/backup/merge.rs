@@ -5,6 +5,7 @@
 //! read, and finishes folders. Between the two at most `AHEAD_MAX` steps wait.
 
 use super::files::{self, AHEAD_MAX, Ahead, Loaded, SMALL_MAX, Trouble, What};
+use super::table::{self, Recorded, Seen, Table};
 use super::{Options, Report};
 use crate::chunk::Chunker;
 use crate::event::{Event as Told, Observer, Outcome, Stop};
@@ -32,6 +33,7 @@ pub fn files(
     options: &Options,
     source: source::Options,
     parent: Option<&Snapshot>,
+    table: &Table,
     writer: &mut Writer,
     report: &mut Report,
     observer: &Arc<dyn Observer>,
@@ -40,12 +42,14 @@ pub fn files(
     let reader = repository.reader();
     let mut walk = Walk::new(source)?;
     let root = match parent {
-        Some(p) if !options.force => tree::root_entry(&*reader, &p.manifest.root).map(Some),
+        // A writer key reads no trees.
+        Some(p) if !options.force && !table.is_kept => tree::root_entry(&*reader, &p.manifest.root).map(Some),
         _ => Ok(None),
     };
     let mut merge = Merge {
-        repository,
         options,
+        table,
+        is_first: parent.is_none(),
         reader,
         chunker: repository.chunker()?,
         ahead: Ahead::new()?,
@@ -56,7 +60,6 @@ pub fn files(
         queue: VecDeque::new(),
         folders: vec![Folder::default()],
         links: HashMap::new(),
-        key: repository.inode_key(),
     };
     // A parent that cannot be read is no parent: everything is read again.
     match root {
@@ -123,6 +126,8 @@ struct Coming {
     loaded: Option<Receiver<Result<Loaded>>>,
     /// Content that is known to be stored.
     content: Option<Content>,
+    /// What the table knows of it.
+    seen: Seen,
     /// It is unchanged, but the repository has lost something of it.
     is_lost: bool,
 }
@@ -139,8 +144,10 @@ struct Folder {
 }
 
 struct Merge<'a> {
-    repository: &'a Arc<Repository>,
     options: &'a Options,
+    table: &'a Table,
+    /// There is no parent.
+    is_first: bool,
     reader: Arc<Reader>,
     chunker: Chunker,
     ahead: Ahead,
@@ -151,7 +158,6 @@ struct Merge<'a> {
     queue: VecDeque<Step>,
     folders: Vec<Folder>,
     links: HashMap<(u64, u64), Content>,
-    key: [u8; 32],
 }
 
 impl Merge<'_> {
@@ -193,9 +199,10 @@ impl Merge<'_> {
         let is_unchanged = old.as_ref().is_some_and(|o| self.is_unchanged(o, &item));
         let is_lost = old.as_ref().is_some_and(|o| self.is_lost(o));
         if is_unchanged && !is_lost {
-            return Box::new(Coming { item, old, loaded: None, content: None, is_lost: false });
+            let (loaded, content, seen) = Default::default();
+            return Box::new(Coming { item, old, loaded, content, seen, is_lost: false });
         }
-        let content = match &old {
+        let Recorded { seen, content } = match &old {
             // The content is the same by size and mtime; the attributes may not be.
             Some(Entry { node: Node::File(content), stat, .. })
                 if self.options.ignore_ctime
@@ -204,7 +211,7 @@ impl Merge<'_> {
                     && stat.size == item.stat.size
                     && stat.mtime == item.stat.mtime =>
             {
-                Some(content.clone())
+                Recorded { seen: Seen::Same, content: Some(content.clone()) }
             }
             _ => self.recorded(&item),
         };
@@ -212,7 +219,7 @@ impl Merge<'_> {
         let big = item.kind == Kind::File && what == What::All && item.stat.size > SMALL_MAX;
         // Big files are opened when their turn comes: at most one at a time.
         let loaded = if big { None } else { Some(self.ahead.load(item.clone(), what)) };
-        Box::new(Coming { item, old, loaded, content, is_lost: is_lost && is_unchanged })
+        Box::new(Coming { item, old, loaded, content, seen, is_lost: is_lost && is_unchanged })
     }
 
     /// Whether the old entry says it all. A fresh one may have changed unseen.
@@ -237,6 +244,9 @@ impl Merge<'_> {
     fn is_content_lost(&self, content: &Content) -> bool {
         let Content::Extents(extents) = content else { return false };
         let lost = self.writer.lost();
+        if lost.is_empty() {
+            return false;
+        }
         extents.iter().any(|e| match e.at {
             At::Hole => false,
             At::Chunk(id) => lost.contains(&id),
@@ -248,27 +258,17 @@ impl Merge<'_> {
         })
     }
 
-    /// Content that a backup stored which was not finished.
-    fn recorded(&self, item: &Item) -> Option<Content> {
+    /// What a backup stored which was not finished; of a writer key, each backup.
+    fn recorded(&self, item: &Item) -> Recorded {
         if item.kind != Kind::File || self.options.force {
-            return None;
+            return Recorded::default();
         }
-        let index = self.repository.index().ok()?;
-        let record = index.file(&self.record_key(&item.path())).ok()??;
-        let content = files::decode_record(&record, &item.stat, item.inode).ok()??;
-        self.is_stored(&content).then_some(content)
-    }
-
-    fn record_key(&self, path: &Path) -> [u8; 16] {
-        let hash = blake3::keyed_hash(&self.key, path.as_os_str().as_bytes());
-        let mut key = [0; 16];
-        key.copy_from_slice(&hash.as_bytes()[..16]);
-        key
+        self.table.look(item, |c| self.is_stored(c), |c| self.is_content_lost(c))
     }
 
     /// Whether all chunks of a content are known.
     fn is_stored(&self, content: &Content) -> bool {
-        match files::flat_chunks(content) {
+        match table::chunks(content) {
             Some(chunks) => chunks.iter().all(|id| self.writer.knows(id)),
             None => self.are_pages_stored(content),
         }
@@ -349,7 +349,7 @@ impl Merge<'_> {
 
     /// The entry of what is no folder; `None` when it could not be read.
     fn leaf(&mut self, coming: Coming, path: &Path) -> Result<Option<(Entry, Outcome)>> {
-        let Coming { item, old, loaded, content, is_lost } = coming;
+        let Coming { item, old, loaded, content, seen, is_lost } = coming;
         let big = item.kind == Kind::File && item.stat.size > SMALL_MAX;
         if let (Some(old), None) = (&old, &loaded)
             && !is_lost
@@ -375,12 +375,13 @@ impl Merge<'_> {
             }
         };
         let outcome = match (&old, &content) {
+            (None, _) if self.table.is_kept => self.by_table(&item, seen),
             (None, _) => Outcome::New,
             _ if is_lost => Outcome::Unchanged,
             (Some(_), Some(_)) if self.options.ignore_ctime => Outcome::Unchanged,
             _ => Outcome::Changed,
         };
-        match self.entry(&item, loaded, content, path) {
+        match self.entry(&item, loaded, content, seen, path) {
             Ok(entry) => {
                 self.report.stored_again += u64::from(is_lost);
                 Ok(Some((entry, outcome)))
@@ -390,6 +391,16 @@ impl Merge<'_> {
                 Ok(None)
             }
             Err(Trouble::Repository(e)) => Err(e),
+        }
+    }
+
+    /// What has become of an item since the last backup, as far as the table can tell: it holds files alone.
+    fn by_table(&self, item: &Item, seen: Seen) -> Outcome {
+        match seen {
+            Seen::Same => Outcome::Unchanged,
+            Seen::Other => Outcome::Changed,
+            Seen::Never if item.kind == Kind::File || self.is_first => Outcome::New,
+            Seen::Never => Outcome::Unchanged,
         }
     }
 
@@ -407,10 +418,11 @@ impl Merge<'_> {
         item: &Item,
         loaded: Loaded,
         known: Option<Content>,
+        seen: Seen,
         path: &Path,
     ) -> std::result::Result<Entry, Trouble> {
         let Loaded { mut stat, bytes, file, changed, xattrs, target } = loaded;
-        let mut moved = changed;
+        let (mut moved, is_known) = (changed, known.is_some());
         let xattrs = files::store_xattrs(&self.chunker, xattrs, self.writer)?;
         let node = match (item.kind, target) {
             (Kind::Symlink, Some(target)) => Node::Symlink(target),
@@ -459,9 +471,8 @@ impl Merge<'_> {
                     self.links.insert(link, content.clone());
                 }
                 stat.fresh |= moved;
-                if !stat.fresh && !matches!(content, Content::Inline(_)) {
-                    self.writer
-                        .record(self.record_key(path), files::encode_record(&stat, item.inode, &content));
+                if !stat.fresh {
+                    self.table.record(self.writer, path, item, (&stat, &content), (seen, is_known));
                 }
                 Node::File(content)
             }
@@ -513,7 +524,11 @@ impl Merge<'_> {
                         (item.stat.clone(), Vec::new())
                     }
                 };
-                let outcome = if old.is_some() { Outcome::Changed } else { Outcome::New };
+                let outcome = match old {
+                    Some(_) => Outcome::Changed,
+                    None if self.table.is_kept => self.by_table(&item, Seen::Never),
+                    None => Outcome::New,
+                };
                 let node = Node::Folder(id);
                 (Entry { name, stat, node, xattrs, chunker: None, unknown: Default::default() }, outcome)
             }

@@ -16,7 +16,7 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Result};
 use crate::format::pack::PackEntry;
 use crate::id::PackId;
-use crate::repository::{Found, Repository, Survey};
+use crate::repository::{Found, Repository, Right, Survey};
 use finding::Findings;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -68,6 +68,7 @@ pub fn run(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<Report> {
+    repository.allow(Right::Read, "checking")?;
     let began = clock::now();
     for last in (0..ROUNDS).map(|n| n + 1 == ROUNDS) {
         let (survey, findings, mut report) = round(repository, options, observer, stop)?;

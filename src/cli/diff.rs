@@ -10,6 +10,7 @@ use super::timeline::real;
 use super::words;
 use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
+use crate::repository::Right;
 use crate::format::tree::{Entry, Node};
 use crate::history::{self, Change, Difference, Differs};
 use crate::source;
@@ -72,6 +73,7 @@ impl Diff {
         };
         let observer = Progress::warnings(global);
         let repository = global.open(observer.clone())?;
+        repository.allow(Right::Read, "comparing snapshots")?;
         let stop = stop_on_signals()?;
         let reader = repository.reader();
         let mut snapshots = Vec::new();

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::fault::{Error, Fault, Result};
 use crate::format::snapshot::{Action, Private};
 use crate::id::SnapshotId;
-use crate::repository::{Repository, Snapshot};
+use crate::repository::{Repository, Right, Snapshot};
 use crate::retention::{self, Candidate, GroupBy, Policy, Reason};
 use jiff::Span;
 use jiff::tz::TimeZone;
@@ -108,6 +108,8 @@ impl Forget {
                 .hint("name rules, such as --keep-daily 7 --keep-weekly 5, or the ids of snapshots"));
         }
         let repository = global.open_plainly()?;
+        let right = if self.dry_run { Right::Read } else { Right::Manage };
+        repository.allow(right, "forgetting snapshots")?;
         let groups = match targets.is_empty() {
             true => self.by_rules(&repository, &policy)?,
             false => vec![self.by_ids(&repository, &targets)?],

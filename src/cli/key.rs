@@ -8,7 +8,7 @@ use super::words;
 use crate::clock::Time;
 use crate::fault::{Error, Fault, Result};
 use crate::id::SlotId;
-use crate::repository::{Repository, SlotInfo};
+use crate::repository::{Repository, Right, SlotInfo};
 use crate::seal::Role;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -33,6 +33,21 @@ pub struct Add {
     /// What to call it in `pastfs key list`
     #[arg(long, value_name = "TEXT")]
     label: Option<OsString>,
+    /// What the key may do: everything (full); list, mount, restore and check, and write nothing (reader); or back up, and
+    /// read neither names nor contents (writer)
+    #[arg(long, value_enum, default_value_t = RoleName::Full)]
+    role: RoleName,
+    /// Host whose snapshots a writer key adds; without it the key can add snapshots of any host
+    #[arg(long, value_name = "HOST")]
+    host: Option<OsString>,
+}
+
+/// A role on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RoleName {
+    Full,
+    Reader,
+    Writer,
 }
 
 /// List the keys
@@ -76,8 +91,21 @@ impl Add {
         if text.len() > limit {
             return Err(Error::misuse(format!("the label has {} bytes, and may have {limit}", text.len())));
         }
+        let host = self.host.map(OsString::into_vec).unwrap_or_default();
+        if host.len() > limit {
+            return Err(Error::misuse(format!("the host name has {} bytes, and may have {limit}", host.len())));
+        }
+        let role = match self.role {
+            RoleName::Full => Role::Full,
+            RoleName::Reader => Role::Reader,
+            RoleName::Writer => Role::Writer,
+        };
+        if role != Role::Writer && !host.is_empty() {
+            return Err(Error::misuse("only a writer key has a host").hint("leave --host out, or add --role writer"));
+        }
         let repository = global.open_plainly()?;
-        let id = repository.add_slot(&self.new.credential()?, &label(text))?;
+        repository.allow(Right::Manage, "making a key")?;
+        let id = repository.add_slot(&self.new.credential()?, role, &host, &label(text))?;
         tell(global, "added", &id)
     }
 }
@@ -125,10 +153,10 @@ impl Passwd {
         if same_key(&old_key, &new_key) {
             return Err(Error::misuse("the new key is the old one"));
         }
-        let new = opened.add_slot(&new_key, &label(old.label.text))?;
+        let new = opened.add_same_slot(&new_key, &label(old.label.text))?;
         // What was written is proven to open before the way back is cut off.
-        let reopened = global.open_with(global.store()?, &new_key, warnings)?;
-        reopened.remove_slot(&old.id, false)?;
+        global.open_with(global.store()?, &new_key, warnings)?;
+        opened.remove_slot(&old.id, true)?;
         tell(global, "changed", &new)
     }
 }

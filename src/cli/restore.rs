@@ -7,6 +7,7 @@ use super::progress::Progress;
 use super::select::{Filters, Target};
 use super::words;
 use crate::fault::{Doing, Result};
+use crate::repository::Right;
 use crate::id::SnapshotId;
 use crate::restore::{self, Options, Report};
 use serde_json::json;
@@ -54,6 +55,7 @@ impl Restore {
         let progress = Progress::start(global);
         let observer = progress.observer();
         let repository = global.open_with(store, &credential, observer.clone())?;
+        repository.allow(Right::Read, "restoring")?;
         let snapshot = source.find(&repository, &self.filters)?;
         let options = Options {
             path: source.path.unwrap_or_default(),

@@ -8,12 +8,13 @@ use super::words::{self, Table};
 use crate::fault::Result;
 use crate::format::snapshot::{Private, Totals};
 use crate::repository::Snapshot;
+use crate::seal::Role;
 use serde_json::{Map, Value, json};
 
 /// List the snapshots, oldest first
 ///
 /// `Size` is the size of all files in the snapshot, `Added` what the backup added to the repository. Times are
-/// in the local zone.
+/// in the local zone. With a writer key paths are not shown.
 ///
 /// A snapshot that this machine has seen in the repository, and that is not there any more though nobody has forgotten it,
 /// is told as a warning by this and every other command that looks for snapshots, and by the mount: somebody has deleted
@@ -47,7 +48,11 @@ impl Snapshots {
         let mut rows = Vec::new();
         let all = if self.forgotten { repository.forgotten()? } else { repository.snapshots()? };
         for snapshot in self.filters.pass(&repository, all)? {
-            let private = repository.private(&snapshot)?;
+            // A writer key sees no paths.
+            let private = match repository.role() {
+                Role::Writer => Private::default(),
+                _ => repository.private(&snapshot)?,
+            };
             rows.push((snapshot, private));
         }
         let mut out = Output::open()?;

@@ -1,52 +1,21 @@
-//! The keys that an opened repository works with, how slots give them, and who may say what.
+//! The keys that an opened repository works with, of all epochs, and who may say what.
 
 use crate::clock;
 use crate::fault::{Error, Fault, Result};
 use crate::format::object::{CERTIFICATE_CONTEXT, Envelope, Kind, Signed, body, head};
-use crate::format::slot::{Certificate, Label, Secrets, Slot, Wrap};
-use crate::id::{RepositoryId, SlotId};
+use crate::format::pack::Header;
+use crate::format::slot::{Certificate, Label, Secrets, Slot};
+use crate::id::RepositoryId;
 use crate::pack::PackKeys;
-use crate::seal::{
-    self, Cipher, IdKeys, IdSecret, IndexKey, Kdf, ReadingKey, Role, Root, Signer, SigningSeed, WrappingKey,
-};
+use crate::seal::{self, Cipher, IdKeys, IdSecret, IndexKey, ReadingKey, Role, Root, Signer, SigningSeed};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use zeroize::Zeroizing;
 
-const SECRETS_CONTEXT: &[u8] = b"pastfs v1 slot secrets";
 const LABEL_CONTEXT: &[u8] = b"pastfs v1 slot label";
 const PRIVATE_INFO: &[u8] = b"pastfs v1 manifest private";
 /// Most certificates kept as verified.
 const CERTIFICATES_MAX: usize = 10_000;
-
-/// How somebody proves that he may.
-pub enum Credential {
-    /// A password, by Argon2id.
-    Password(Zeroizing<Vec<u8>>),
-    /// The 32 random bytes of a key file.
-    KeyFile(Zeroizing<[u8; 32]>),
-}
-
-impl Credential {
-    /// The way of wrapping that a new slot for it gets.
-    fn new_wrap(&self) -> Result<(Wrap, [u8; 16])> {
-        let kdf = Kdf::new()?;
-        Ok(match self {
-            Credential::Password(_) => (Wrap::Password { m_kib: kdf.m_kib, t: kdf.t, p: kdf.p }, kdf.salt),
-            Credential::KeyFile(_) => (Wrap::KeyFile, kdf.salt),
-        })
-    }
-    /// The wrapping key for a slot; `None` if the slot is for the other kind of credential.
-    fn wrapping_key(&self, wrap: Wrap, salt: [u8; 16]) -> Result<Option<WrappingKey>> {
-        match (self, wrap) {
-            (Credential::Password(p), Wrap::Password { m_kib, t, p: lanes }) => {
-                seal::wrapping_key(&Kdf { m_kib, t, p: lanes, salt }, p).map(Some)
-            }
-            (Credential::KeyFile(f), Wrap::KeyFile) => seal::key_file_wrapping_key(&f[..], &salt).map(Some),
-            _ => Ok(None),
-        }
-    }
-}
 
 /// Who signed something, proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,24 +24,35 @@ pub struct Author {
     pub role: Role,
     /// Its public key.
     pub public: [u8; 32],
-    /// The host of a writer key.
+    /// The host of a writer key; empty: any.
     pub host: Vec<u8>,
+    /// Of the authority that made its certificate.
+    pub epoch: u32,
 }
 
-/// All keys of one epoch, as one slot gives them.
+/// What opens the objects of one epoch.
+struct Epoch {
+    number: u32,
+    index_key: IndexKey,
+    /// Not with a writer key.
+    reading: Option<ReadingKey>,
+    /// Public key.
+    authority: [u8; 32],
+}
+
+/// All keys that one slot gives.
 pub struct Keyring {
     /// Which repository.
     pub repository: RepositoryId,
-    /// Epoch of the keys.
-    pub epoch: u32,
+    /// What the slot may do.
+    pub role: Role,
     root: Option<Root>,
     id_secret: IdSecret,
     /// Names chunks.
     pub ids: IdKeys,
-    index_key: IndexKey,
-    reading: Option<ReadingKey>,
+    now: Epoch,
     recipient: [u8; 32],
-    authority: [u8; 32],
+    seed: SigningSeed,
     signer: Signer,
     certificate: Vec<u8>,
     verified: Mutex<HashMap<Vec<u8>, Author>>,
@@ -81,60 +61,44 @@ pub struct Keyring {
 impl Keyring {
     /// The keys of a new repository, with a signing key for its first slot.
     pub fn generate() -> Result<Self> {
-        let root = Root::random()?;
-        let id_secret = IdSecret::random()?;
-        Self::full(
-            RepositoryId(seal::random()?),
-            root,
-            id_secret,
-            IndexKey::random()?,
-            &SigningSeed::random()?,
-        )
+        let (root, id_secret) = (Root::random()?, IdSecret::random()?);
+        Self::full(RepositoryId(seal::random()?), 1, root, id_secret, IndexKey::random()?)
     }
 
+    /// A full key with a new signing key.
     fn full(
         repository: RepositoryId,
+        epoch: u32,
         root: Root,
         id_secret: IdSecret,
         index_key: IndexKey,
-        seed: &SigningSeed,
     ) -> Result<Self> {
+        let seed = SigningSeed::random()?;
         let signer = seed.signer();
-        let certificate = certify(&root, &repository, Role::Full, signer.public(), Vec::new());
+        let certificate = certify(&root, &repository, Role::Full, signer.public(), &[]);
         let reading = root.reading();
         Ok(Self {
             repository,
-            epoch: 1,
+            role: Role::Full,
             ids: id_secret.id_keys(),
             recipient: reading.public(),
-            reading: Some(reading),
-            authority: root.authority().public(),
+            now: Epoch {
+                number: epoch,
+                index_key,
+                reading: Some(reading),
+                authority: root.authority().public(),
+            },
             root: Some(root),
             id_secret,
-            index_key,
+            seed,
             signer,
             certificate,
             verified: Mutex::default(),
         })
     }
 
-    /// The first slot that this credential opens.
-    ///
-    /// # Errors
-    /// `Damaged` when the slot that it opens is not what it says. `None` means that none opens.
-    pub fn open(slots: &[(SlotId, Slot)], credential: &Credential) -> Result<Option<(SlotId, Self)>> {
-        for (id, slot) in slots {
-            let Some(key) = credential.wrapping_key(slot.wrap, slot.salt)? else { continue };
-            if key.opens(&slot.commitment) {
-                let aad = [SECRETS_CONTEXT, &slot.associated()].concat();
-                let plain = key.open(&aad, &slot.secrets)?;
-                return Ok(Some((*id, Self::from_secrets(slot, Secrets::decode(&plain)?)?)));
-            }
-        }
-        Ok(None)
-    }
-
-    fn from_secrets(slot: &Slot, s: Secrets) -> Result<Self> {
+    /// What a slot gives, proven: its certificate is of this role and key, and by this authority.
+    pub(super) fn from_secrets(slot: &Slot, s: &Secrets) -> Result<Self> {
         let lacking = |what: &str| Error::damaged(format!("the key slot lacks {what}"));
         let role = Role::from_code(slot.role).ok_or_else(|| lacking("a role"))?;
         let secret = |bytes: &[u8; 32]| Zeroizing::new(*bytes);
@@ -161,62 +125,84 @@ impl Keyring {
             ),
             _ => return Err(lacking("the secrets of its role")),
         };
-        Ok(Self {
+        let keys = Self {
             repository: slot.repository,
-            epoch: slot.epoch,
+            role,
             ids: id_secret.id_keys(),
+            now: Epoch { number: slot.epoch, index_key, reading, authority },
             root,
             id_secret,
-            index_key,
-            reading,
             recipient,
-            authority,
             signer: seed.signer(),
+            seed,
             certificate: s.certificate.clone(),
             verified: Mutex::default(),
-        })
+        };
+        let author = keys.author(&keys.certificate)?;
+        match author.role == role && author.public == keys.public() {
+            true => Ok(keys),
+            false => Err(Error::damaged("the certificate of the key slot is another one's")),
+        }
     }
 
-    /// A slot object that opens to these keys, with a signing key of its own. Only a full key can make one.
-    pub fn new_slot(&self, credential: &Credential, label: &Label) -> Result<Vec<u8>> {
-        let seed = SigningSeed::random()?;
-        let root = self.root.as_ref().ok_or_else(|| {
-            Error::new(Fault::Denied, "making a key").hint("only a full key can make other keys")
-        })?;
-        let (wrap, salt) = credential.new_wrap()?;
-        let key = credential
-            .wrapping_key(wrap, salt)?
-            .ok_or_else(|| Error::bug("a credential does not fit the slot made for it"))?;
-        let mut slot = Slot {
-            repository: self.repository,
-            wrap,
-            salt,
-            role: Role::Full.code(),
-            commitment: key.commitment(),
-            epoch: self.epoch,
-            secrets: Vec::new(),
-            label: Vec::new(),
+    /// The secrets of a slot: with a new signing key of this role for a host, which takes a full key; or, with no role, what
+    /// these keys are themselves, for another password.
+    pub(super) fn secrets(&self, new: Option<(Role, &[u8])>) -> Result<Secrets> {
+        let (role, seed, certificate) = match new {
+            None => (self.role, self.seed.clone(), self.certificate.clone()),
+            Some((role, host)) => {
+                let root = self.root.as_ref().ok_or_else(|| super::rights::lacks(Role::Full, "making a key"))?;
+                let seed = SigningSeed::random()?;
+                let certificate = certify(root, &self.repository, role, seed.signer().public(), host);
+                (role, seed, certificate)
+            }
         };
-        let secrets = Secrets {
-            root: Some(*root.as_bytes()),
+        let mut secrets = Secrets {
             id_secret: *self.id_secret.as_bytes(),
-            index_key: *self.index_key.as_bytes(),
+            index_key: *self.now.index_key.as_bytes(),
             signing_seed: *seed.as_bytes(),
-            certificate: certify(root, &self.repository, Role::Full, seed.signer().public(), Vec::new()),
+            certificate,
             ..Secrets::default()
         };
-        let plain = slot.associated();
-        let encoded = Zeroizing::new(secrets.encode());
-        slot.secrets = key.seal(&[SECRETS_CONTEXT, &plain].concat(), &encoded)?;
-        slot.label =
-            seal::seal_box(self.index_key.as_bytes(), &[LABEL_CONTEXT, &plain].concat(), &label.encode())?;
-        Ok([&head(Kind::Slot)[..], &slot.encode()].concat())
+        if role == Role::Full {
+            secrets.root = self.root.as_ref().map(|root| *root.as_bytes());
+            return Ok(secrets);
+        }
+        secrets.authority = Some(self.now.authority);
+        match role {
+            Role::Reader => secrets.reading_secret = Some(*self.reading(&self.now)?.as_bytes()),
+            _ => secrets.reading_public = Some(self.recipient),
+        }
+        Ok(secrets)
     }
 
     /// What people are told about a slot.
     pub fn label(&self, slot: &Slot) -> Result<Label> {
         let aad = [LABEL_CONTEXT, &slot.associated()].concat();
-        Label::decode(&seal::open_box(self.index_key.as_bytes(), &aad, &slot.label)?)
+        let key = &self.of(slot.epoch)?.index_key;
+        Label::decode(&seal::open_box(key.as_bytes(), &aad, &slot.label)?)
+    }
+
+    /// Seals it, for a slot of this epoch.
+    pub(super) fn seal_label(&self, slot: &Slot, label: &Label) -> Result<Vec<u8>> {
+        let aad = [LABEL_CONTEXT, &slot.associated()].concat();
+        seal::seal_box(self.now.index_key.as_bytes(), &aad, &label.encode())
+    }
+
+    /// Epoch of what is written.
+    pub fn epoch(&self) -> u32 {
+        self.now.number
+    }
+
+    /// The keys of an epoch.
+    fn of(&self, epoch: u32) -> Result<&Epoch> {
+        if epoch == self.now.number {
+            return Ok(&self.now);
+        }
+        Err(Error::new(
+            Fault::Newer,
+            format!("it is sealed under the keys of epoch {epoch}, not {}", self.now.number),
+        ))
     }
 
     /// Seed of the chunker.
@@ -227,9 +213,10 @@ impl Keyring {
     pub fn inode_key(&self) -> [u8; 32] {
         *self.id_secret.inode_key()
     }
-    /// A key for what only this machine's cache holds.
+    /// A key for what only this machine's cache holds; the same in all epochs, so that nothing is forgotten when keys are
+    /// rotated.
     pub fn cache_key(&self, context: &str) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(blake3::derive_key(context, self.index_key.as_bytes()))
+        Zeroizing::new(blake3::derive_key(context, self.id_secret.as_bytes()))
     }
     /// The public key of this slot's signer.
     pub fn public(&self) -> [u8; 32] {
@@ -244,31 +231,32 @@ impl Keyring {
         PackKeys {
             repository: self.repository,
             cipher,
-            index_key: self.index_key.clone(),
-            epoch: self.epoch,
+            index_key: self.now.index_key.clone(),
+            epoch: self.now.number,
             recipient: self.recipient,
         }
     }
     /// The cipher of a pack.
     pub fn open_pack(&self, header: &[u8]) -> Result<seal::PackCipher> {
-        crate::pack::open_header(header, &self.repository, self.reading()?, &self.index_key)
+        let keys = self.of(Header::decode(header)?.0.epoch)?;
+        crate::pack::open_header(header, &self.repository, self.reading(keys)?, &keys.index_key)
     }
-    fn reading(&self) -> Result<&ReadingKey> {
-        self.reading.as_ref().ok_or_else(|| {
-            Error::new(Fault::Denied, "reading content with a writer key")
-                .hint("a writer key can back up, not read; use a full or a reader key")
-        })
+    fn reading<'a>(&self, keys: &'a Epoch) -> Result<&'a ReadingKey> {
+        keys.reading.as_ref().ok_or_else(|| super::rights::lacks(Role::Reader, "reading content"))
     }
 
     /// Seals the part of a manifest that names paths, to the reading key.
     pub fn seal_private(&self, session: &[u8; 16], plain: &[u8]) -> Result<Vec<u8>> {
         let info = [PRIVATE_INFO, &self.repository.0].concat();
-        seal::seal_to(&self.recipient, &self.index_key, self.epoch, &info, session, plain)
+        seal::seal_to(&self.recipient, &self.now.index_key, self.now.number, &info, session, plain)
     }
     /// Opens it.
     pub fn open_private(&self, session: &[u8; 16], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let info = [PRIVATE_INFO, &self.repository.0].concat();
-        seal::open_from(self.reading()?, &self.index_key, self.epoch, &info, session, sealed)
+        let open = |e: &Epoch| {
+            seal::open_from(self.reading(e)?, &e.index_key, e.number, &info, session, sealed)
+        };
+        open(&self.now)
     }
 
     /// Signs a body for a table of certificates kept elsewhere (entries, retirements).
@@ -290,16 +278,15 @@ impl Keyring {
             return Ok(author.clone());
         }
         let (c, signed) = Certificate::open(certificate)?;
-        let good = seal::verify(
-            &self.authority,
-            CERTIFICATE_CONTEXT,
-            &self.repository,
-            &signed.body,
-            &signed.signature,
-        );
-        let role = Role::from_code(c.role).filter(|_| good && signed.certificate.is_empty());
-        let role = role.ok_or_else(|| Error::damaged("a certificate was not made by this repository"))?;
-        let author = Author { role, public: c.public, host: c.host };
+        let proves = |authority: &[u8; 32]| {
+            let (body, signature) = (&signed.body, &signed.signature);
+            seal::verify(authority, CERTIFICATE_CONTEXT, &self.repository, body, signature)
+        };
+        let by = std::iter::once(&self.now).find(|e| proves(&e.authority));
+        let proven = by.zip(Role::from_code(c.role)).filter(|_| signed.certificate.is_empty());
+        let (by, role) =
+            proven.ok_or_else(|| Error::damaged("a certificate was not made by this repository"))?;
+        let author = Author { role, public: c.public, host: c.host, epoch: by.number };
         let mut verified = self.verified.lock();
         if verified.len() < CERTIFICATES_MAX {
             verified.insert(certificate.to_vec(), author.clone());
@@ -307,13 +294,18 @@ impl Keyring {
         Ok(author)
     }
 
+    /// Who these keys are to others.
+    pub fn myself(&self) -> Result<Author> {
+        self.author(&self.certificate)
+    }
+
     /// An object: the body, signed by this slot's key, sealed under the index key.
     pub fn seal_object(&self, kind: Kind, body: Vec<u8>) -> Result<Vec<u8>> {
         let signature = self.sign(kind.context(), &body);
         let plain = Signed { body, certificate: self.certificate.clone(), signature }.encode();
-        let head = Envelope::head(kind, self.epoch);
+        let head = Envelope::head(kind, self.now.number);
         let sealed =
-            seal::seal_box(self.index_key.as_bytes(), &[&head[..], &self.repository.0].concat(), &plain)?;
+            seal::seal_box(self.now.index_key.as_bytes(), &[&head[..], &self.repository.0].concat(), &plain)?;
         Ok([&head[..], &sealed].concat())
     }
 
@@ -323,15 +315,10 @@ impl Keyring {
     /// `Damaged` for everything that is not exactly what an author of this repository wrote; `Newer`.
     pub fn open_object(&self, kind: Kind, bytes: &[u8]) -> Result<(Vec<u8>, Author)> {
         let envelope = Envelope::decode(kind, bytes)?;
-        if envelope.epoch != self.epoch {
-            return Err(Error::new(
-                Fault::Newer,
-                format!("it is sealed under the keys of epoch {}, not {}", envelope.epoch, self.epoch),
-            ));
-        }
+        let keys = self.of(envelope.epoch)?;
         let head = Envelope::head(kind, envelope.epoch);
         let aad = [&head[..], &self.repository.0].concat();
-        let plain = seal::open_box(self.index_key.as_bytes(), &aad, envelope.sealed)?;
+        let plain = seal::open_box(keys.index_key.as_bytes(), &aad, envelope.sealed)?;
         let signed = Signed::decode(&plain)?;
         let author = self.author(&signed.certificate)?;
         if author.role == Role::Reader
@@ -342,18 +329,9 @@ impl Keyring {
         Ok((signed.body, author))
     }
 
-    /// The same keys with the certificate of a writer.
-    #[cfg(test)]
-    pub fn certified_as_writer(&mut self) {
-        if let Some(root) = &self.root {
-            let public = self.signer.public();
-            self.certificate = certify(root, &self.repository, Role::Writer, public, b"other".to_vec());
-        }
-    }
-
     /// A config object, signed by the authority.
     pub fn seal_config(&self, config: Vec<u8>) -> Result<Vec<u8>> {
-        let root = self.root.as_ref().ok_or_else(|| Error::new(Fault::Denied, "changing the config"))?;
+        let root = self.root.as_ref().ok_or_else(|| super::rights::lacks(Role::Full, "changing the config"))?;
         let signature = root.authority().sign(Kind::Config.context(), &self.repository, &config);
         let signed = Signed { body: config, certificate: Vec::new(), signature };
         Ok([&head(Kind::Config)[..], &signed.encode()].concat())
@@ -363,18 +341,18 @@ impl Keyring {
     pub fn open_config(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let signed = Signed::decode(body(Kind::Config, bytes)?)?;
         let context = Kind::Config.context();
-        if !seal::verify(&self.authority, context, &self.repository, &signed.body, &signed.signature) {
+        if !seal::verify(&self.now.authority, context, &self.repository, &signed.body, &signed.signature) {
             return Err(Error::damaged("the signature of the config is wrong"));
         }
         Ok(signed.body)
     }
 }
 
-fn certify(root: &Root, repository: &RepositoryId, role: Role, public: [u8; 32], host: Vec<u8>) -> Vec<u8> {
+fn certify(root: &Root, repository: &RepositoryId, role: Role, public: [u8; 32], host: &[u8]) -> Vec<u8> {
     let certificate = Certificate {
         role: role.code(),
         public,
-        host,
+        host: host.to_vec(),
         created: clock::now().seconds,
         unknown: Default::default(),
     };

@@ -38,12 +38,13 @@ pub struct Snapshot {
     pub tags: Vec<Vec<u8>>,
     /// Protected from forgetting.
     pub held: bool,
-    pub(super) author: [u8; 32],
+    /// Who wrote it.
+    pub author: Author,
 }
 
 impl Snapshot {
     /// A proven manifest, before any note.
-    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: [u8; 32]) -> Self {
+    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: Author) -> Self {
         if manifest.private.len() > PRIVATE_KEPT {
             manifest.private = Vec::new();
         }
@@ -289,7 +290,7 @@ impl Repository {
         }
         match self.manifest(&id) {
             Ok((manifest, author)) => {
-                let snapshot = Arc::new(Snapshot::new(id, manifest, author.public));
+                let snapshot = Arc::new(Snapshot::new(id, manifest, author));
                 remembered.add(Item::Snapshot(snapshot.clone()));
                 Ok(Some(snapshot))
             }
@@ -503,7 +504,7 @@ fn beside<'s, T: Send + 's>(
 /// Whether a note takes back this manifest, if its time is right: it is of the same session and author.
 pub(super) fn withdraws(note: &(Note, Author), s: &Snapshot) -> bool {
     let (note, author) = note;
-    note.action == Action::Void && note.session == Some(s.manifest.session) && author.public == s.author
+    note.action == Action::Void && note.session == Some(s.manifest.session) && author.public == s.author.public
 }
 
 pub(super) fn note_name(id: &NoteId) -> String {

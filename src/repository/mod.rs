@@ -16,8 +16,10 @@ mod needs;
 mod notes;
 mod reader;
 mod remembered;
+mod rights;
 mod segments;
 mod sight;
+mod slots;
 mod stages;
 mod survey;
 mod sweep;
@@ -28,13 +30,15 @@ mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
-pub use keyring::{Author, Credential};
+pub use keyring::Author;
 pub use leases::Session;
 pub use listing::Snapshot;
 pub use mover::{Moved, Mover};
 pub use needs::{Listener, Need};
 pub use reader::Reader;
+pub use rights::Right;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
+pub use slots::{Credential, SlotInfo};
 pub use stages::Frames;
 pub use survey::{Flaw, Found, Promise, Survey, is_finding};
 pub use sweep::Sweep;
@@ -46,7 +50,7 @@ use crate::event::{Event, Observer, Silent};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
-use crate::format::slot::{Label, Slot, Wrap};
+use crate::format::slot::{Label, Slot};
 use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
@@ -57,6 +61,7 @@ use keyring::Keyring;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use slots::{read_slots, slot_name};
 use std::sync::{Arc, OnceLock};
 
 /// Layout of the cache; another number is another folder.
@@ -80,21 +85,6 @@ pub struct OpenOptions {
     pub cache: PathBuf,
     /// Is told of damage that does not stop the work.
     pub observer: Arc<dyn Observer>,
-}
-
-/// A key slot, for people.
-#[derive(Clone, Debug)]
-pub struct SlotInfo {
-    /// Its name in the store.
-    pub id: SlotId,
-    /// What it may do.
-    pub role: Role,
-    /// For a key file, else for a password.
-    pub key_file: bool,
-    /// Who made it, when and where.
-    pub label: Label,
-    /// The one that this repository was opened with.
-    pub current: bool,
 }
 
 /// An opened repository.
@@ -165,7 +155,7 @@ impl Repository {
             Some((id, keys)) => (keys, store.get(&slot_name(&id), Kind::Slot.limit())?),
             None => {
                 let keys = Keyring::generate()?;
-                let slot = keys.new_slot(credential, &options.label)?;
+                let slot = keys.new_slot(credential, Role::Full, &[], &options.label)?;
                 (keys, slot)
             }
         };
@@ -177,7 +167,7 @@ impl Repository {
             cipher: options.cipher.code(),
             chunker: params.kind(),
             chunker_parameters: params.parameters(),
-            epoch: keys.epoch,
+            epoch: keys.epoch(),
             features: Default::default(),
             ended: Vec::new(),
             earlier: Vec::new(),
@@ -283,13 +273,22 @@ impl Repository {
         Chunker::new(params, self.keys.chunker_seed())
     }
 
+    /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
+    /// key has an index of its own.
+    fn index_dir(&self) -> PathBuf {
+        match self.keys.role {
+            Role::Full | Role::Reader => self.cache.clone(),
+            Role::Writer => self.cache.join(format!("writer-{}", hex(&self.keys.public()[..8]))),
+        }
+    }
+
     /// Opened when it is first needed: `key list` needs none.
     pub(crate) fn index(&self) -> Result<&Arc<Index>> {
         let _one = self.opening.lock();
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let index = Arc::new(Index::open(&self.cache)?);
+        let index = Arc::new(Index::open(&self.index_dir())?);
         Ok(self.index.get_or_init(|| index))
     }
 
@@ -309,94 +308,6 @@ impl Repository {
         let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
         Private::decode(&plain).doing(doing)
     }
-
-    /// All key slots.
-    pub fn slots(&self) -> Result<Vec<SlotInfo>> {
-        let mut infos = Vec::new();
-        for (id, slot) in load_slots(&*self.store, &self.observer)? {
-            let label = self
-                .keys
-                .label(&slot)
-                .unwrap_or_else(|_| Label { text: b"(label not readable)".to_vec(), ..Label::default() });
-            infos.push(SlotInfo {
-                id,
-                role: Role::from_code(slot.role).unwrap_or(Role::Reader),
-                key_file: slot.wrap == Wrap::KeyFile,
-                label,
-                current: id == self.slot,
-            });
-        }
-        infos.sort_by_key(|i| (i.label.created, i.id));
-        Ok(infos)
-    }
-
-    /// Adds a full key.
-    pub fn add_slot(&self, credential: &Credential, label: &Label) -> Result<SlotId> {
-        let object = self.keys.new_slot(credential, label)?;
-        let id = SlotId::of_object(&object);
-        self.store.put(&slot_name(&id), &object)?;
-        Ok(id)
-    }
-
-    /// Removes a key slot. Who copied it or its secrets can still use them.
-    ///
-    /// # Errors
-    /// `Misuse` for the last one, and for the one that is in use unless `current` allows it.
-    pub fn remove_slot(&self, id: &SlotId, current: bool) -> Result<()> {
-        let slots = load_slots(&*self.store, &self.observer)?;
-        if !slots.iter().any(|(s, _)| s == id) {
-            return Err(Error::new(Fault::Missing, format!("there is no key {}", id.short())));
-        }
-        if slots.len() < 2 {
-            return Err(Error::misuse("this is the last key: without it nobody can read the repository")
-                .hint("add another one first: `pastfs key add`"));
-        }
-        if *id == self.slot && !current {
-            return Err(Error::misuse("this is the key in use").hint(
-                "open the repository with another key to remove this one, or use `pastfs key passwd`",
-            ));
-        }
-        self.store.delete(&slot_name(id))
-    }
-    /// The slot that was opened.
-    pub fn current_slot(&self) -> SlotId {
-        self.slot
-    }
-}
-
-/// What lies below `keys/`.
-type Slots = Vec<(SlotId, Slot)>;
-
-fn slot_name(id: &SlotId) -> String {
-    format!("keys/{id}")
-}
-
-/// All slots that can be read; what cannot is told, since another one may open.
-fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Slots> {
-    Ok(read_slots(store, observer)?.0)
-}
-
-/// As [`load_slots`], and why the others could not be read.
-fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Slots, Vec<Error>)> {
-    let (mut slots, mut failed) = (Vec::new(), Vec::new());
-    for listed in store.list("keys/")? {
-        let load = || -> Result<(SlotId, Slot)> {
-            let object = store.get(&listed.name, Kind::Slot.limit())?;
-            let id = SlotId::of_object(&object);
-            if listed.name != slot_name(&id) {
-                return Err(Error::damaged("it is not what its name says"));
-            }
-            Ok((id, Slot::decode(body(Kind::Slot, &object)?)?))
-        };
-        match load() {
-            Ok(slot) => slots.push(slot),
-            Err(e) => {
-                observer.event(Event::Warning(&format!("{} cannot be used: {}", listed.name, e.chain())));
-                failed.push(e);
-            }
-        }
-    }
-    Ok((slots, failed))
 }
 
 /// The slot that the credential opens, and the newest config that its keys prove; `None` where it opens none. A slot of

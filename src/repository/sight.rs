@@ -3,7 +3,7 @@
 use super::listing::{Listing, manifest_name, note_name};
 use super::reader::pack_name;
 use super::survey::id_of;
-use super::{FEATURES, Repository, Snapshot};
+use super::{FEATURES, Repository, Right, Snapshot};
 use crate::fault::{Error, Fault, Result};
 use crate::format::snapshot::Action;
 use crate::id::{NoteId, PackId, SessionId, SnapshotId};
@@ -62,7 +62,7 @@ impl Repository {
     /// # Errors
     /// `Newer`; `Denied` without a full key.
     pub fn may_delete(&self) -> Result<()> {
-        self.only_full("deleting from the repository")?;
+        self.allow(Right::Manage, "deleting from the repository")?;
         match self.config.features[2].iter().find(|f| !FEATURES[2].contains(&f.as_slice())) {
             None => Ok(()),
             Some(f) => {

@@ -1,7 +1,7 @@
 //! A sweep: one run of whoever ends packs. It writes no manifest and so holds no lease that others would wait for, but a mark
 //! among the leases says that it is at work, and the store's time of a mark is the clock that all ages are told by.
 
-use super::Repository;
+use super::{Repository, Right};
 use super::healing::parity_name;
 use super::lease::lease_name;
 use super::listing::manifest_name;
@@ -44,7 +44,7 @@ impl Sweep {
     /// # Errors
     /// `Denied` without a full key; what the store says.
     pub fn begin(repository: &Arc<Repository>, host: &[u8], is_dry: bool) -> Result<Self> {
-        repository.only_full("ending packs")?;
+        repository.allow(Right::Manage, "ending packs")?;
         let mut sweep = Self {
             repository: repository.clone(),
             id: SessionId(crate::seal::random()?),

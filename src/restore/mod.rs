@@ -20,7 +20,7 @@ use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::snapshot::Totals;
 use crate::format::tree::{Entry, Node};
 use crate::id::ChunkId;
-use crate::repository::{Repository, Snapshot};
+use crate::repository::{Repository, Right, Snapshot};
 use crate::source::Exclude;
 use crate::tree::{self, Chunks};
 use crossbeam_channel::Sender;
@@ -95,6 +95,7 @@ pub fn run(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<Report> {
+    repository.allow(Right::Read, "restoring")?;
     more_descriptors();
     let reader = repository.reader();
     let manifest = &snapshot.manifest;

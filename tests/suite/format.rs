@@ -112,7 +112,8 @@ fn every_value_comes_back_from_its_encoding() {
         secrets.authority = d.maybe(Draw::array);
         there_and_back!(Secrets, secrets);
         let (text, user, host) = (d.bytes(30), d.bytes(30), d.bytes(30));
-        there_and_back!(Label, Label { text, user, host, created: d.signed(), unknown: d.unknown(4) });
+        let (created, signer) = (d.signed(), d.maybe(Draw::array));
+        there_and_back!(Label, Label { text, user, host, created, signer, unknown: d.unknown(5) });
         there_and_back!(
             Certificate,
             Certificate {

@@ -36,6 +36,7 @@ mod races;
 mod repairing;
 mod requests;
 mod restoring;
+mod roles;
 mod samba;
 mod scene;
 mod selection;

@@ -15,7 +15,7 @@ use pastfs::prune::{self, Unused};
 use pastfs::repair::{self, PacksOptions};
 use pastfs::repository::{Credential, InitOptions, OpenOptions, Repository};
 use pastfs::restore;
-use pastfs::seal::{Cipher, Compression};
+use pastfs::seal::{Cipher, Compression, Role};
 use pastfs::source::{self, Exclude};
 use pastfs::storage::{Local, Store};
 use std::collections::{BTreeMap, HashSet};
@@ -440,7 +440,7 @@ pub const DEEDS: &[Deed] = &[
         name: "key add",
         state: 2,
         act: |world, store, cache| {
-            world.open(store, cache)?.add_slot(&credential([6; 32]), &Label::default()).map(drop)
+            world.open(store, cache)?.add_slot(&credential([6; 32]), Role::Full, &[], &Label::default()).map(drop)
         },
         done: |before, after| after.keys == before.keys + 1,
         damage: None,

@@ -265,9 +265,11 @@ pub fn vectors() -> Vec<Vector> {
         user: b"ana".to_vec(),
         host: b"laptop".to_vec(),
         created: 1_763_000_000,
+        signer: None,
         unknown: Unknown::default(),
     };
-    add("label", "full", there_and_back!(Label, label));
+    add("label", "full", there_and_back!(Label, label.clone()));
+    add("label", "with its key", there_and_back!(Label, Label { signer: Some(counting(0xe0)), ..label }));
 
     let recipient = |first| Recipient { hint: counting(first), sealed: counting(first) };
     let recipients = vec![recipient(0x10)];
