@@ -1,4 +1,4 @@
-//! `check`: the repository against itself. Nothing is ever written to the store.
+//! `check`: the repository against itself. Nothing is ever written to the store, but by [`vouch`].
 //!
 //! Every object is listed; all but packs are read and proven; every chunk that a snapshot needs must be named by a segment,
 //! at its size, in a pack that is there. Chunks of trees are read and verified on the way. With `--read-data` packs are
@@ -6,10 +6,12 @@
 
 mod finding;
 mod subset;
+mod vouch;
 mod walk;
 
 pub use finding::{Finding, Hit, NAMED_MAX};
 pub use subset::Subset;
+pub use vouch::{Vouched, vouch};
 
 use crate::clock;
 use crate::event::{Event, Observer, Outcome, Stop};

@@ -26,6 +26,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod vanished;
+mod vouch;
 mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
@@ -42,6 +43,7 @@ pub use slots::{Credential, SlotInfo};
 pub use stages::Frames;
 pub use survey::{Flaw, Found, Promise, Survey, is_finding};
 pub use sweep::Sweep;
+pub use vouch::{Claimed, Unvouched};
 pub use writer::{Commit, Draft, Writer, WriterOptions};
 
 use crate::chunk::{Chunker, Params};

@@ -1,6 +1,6 @@
 //! What a sweep decides on: lists that are whole, or none. Whatever cannot be read might name something that is needed.
 
-use super::listing::{Listing, manifest_name, note_name};
+use super::listing::{ListedNote, Listing, manifest_name, note_name};
 use super::reader::pack_name;
 use super::survey::id_of;
 use super::{FEATURES, Repository, Right, Snapshot};
@@ -176,7 +176,10 @@ impl Repository {
     fn whole_listing(&self) -> Result<Listing> {
         for last in (0..ROUNDS).map(|n| n + 1 == ROUNDS) {
             let listing = self.list()?;
-            let newer = listing.notes.iter().find(|n| matches!(n.note.0.action, Action::Newer(_)));
+            // Of others they would do nothing in a newer program either, and a stolen writer key could hold everything back.
+            let of_full = |n: &&ListedNote| n.note.1.role == Role::Full;
+            let mut notes = listing.notes.iter().filter(of_full);
+            let newer = notes.find(|n| matches!(n.note.0.action, Action::Newer(_)));
             if let Some(n) = newer {
                 let text = format!("{} was written by a newer pastfs", note_name(&n.id));
                 return Err(Error::new(Fault::Newer, text).hint("nothing was deleted; use a newer pastfs"));

@@ -43,6 +43,7 @@ mod selection;
 mod soak;
 mod stats;
 mod syscalls;
+mod thief;
 mod together;
 mod trial;
 mod views;
