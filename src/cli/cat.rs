@@ -6,8 +6,8 @@ use super::output::Output;
 use super::select::{Filters, Target};
 use super::words;
 use crate::fault::{Error, Fault, Result};
-use crate::repository::Right;
 use crate::format::tree::Node;
+use crate::repository::Right;
 use crate::tree::{self, FileReader};
 use std::ffi::OsString;
 

@@ -7,6 +7,7 @@ use super::select::Filters;
 use super::words::{self, Table};
 use crate::fault::Result;
 use crate::format::snapshot::{Private, Totals};
+use crate::id::hex;
 use crate::repository::Snapshot;
 use crate::seal::Role;
 use serde_json::{Map, Value, json};
@@ -113,6 +114,7 @@ pub fn machine(snapshot: &Snapshot, private: &Private) -> Value {
     words::put_texts(&mut object, "tags", snapshot.tags.iter().map(Vec::as_slice));
     words::put_texts(&mut object, "paths", private.paths.iter().map(Vec::as_slice));
     object.insert("parent".into(), m.parent.map(|p| p.hex()).into());
+    object.insert("author".into(), hex(&snapshot.author.public).into());
     object.insert("held".into(), snapshot.held.into());
     words::put_text(&mut object, "program", &m.program);
     object.insert("unread".into(), private.unread_total.into());

@@ -5,6 +5,7 @@
 
 pub mod cbor;
 pub mod config;
+pub mod epoch;
 pub mod object;
 pub mod pack;
 pub mod parity;

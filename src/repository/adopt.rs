@@ -4,12 +4,12 @@
 //! Nothing here relies on what a segment or the cache once said of such a pack: the ids of its chunks are computed from
 //! their bytes.
 
-use super::{Repository, Right};
 use super::examine::is_of_object;
 use super::listing::{Listing, note_name, segment_name};
 use super::reader::pack_name;
 use super::survey::is_finding;
 use super::sweep::Sweep;
+use super::{Repository, Right};
 use crate::clock;
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};

@@ -1,18 +1,21 @@
 //! The keys that an opened repository works with, of all epochs, and who may say what.
 
 use crate::clock;
-use crate::fault::{Error, Fault, Result};
-use crate::format::object::{CERTIFICATE_CONTEXT, Envelope, Kind, Signed, body, head};
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::format::config::Config;
+use crate::format::epoch::{Earlier, Succession};
+use crate::format::object::{CERTIFICATE_CONTEXT, Envelope, Kind, SUCCESSION_CONTEXT, Signed, body, head};
 use crate::format::pack::Header;
 use crate::format::slot::{Certificate, Label, Secrets, Slot};
 use crate::id::RepositoryId;
 use crate::pack::PackKeys;
 use crate::seal::{self, Cipher, IdKeys, IdSecret, IndexKey, ReadingKey, Role, Root, Signer, SigningSeed};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use zeroize::Zeroizing;
 
 const LABEL_CONTEXT: &[u8] = b"pastfs v1 slot label";
+const EARLIER_CONTEXT: &[u8] = b"pastfs v1 earlier epoch";
 const PRIVATE_INFO: &[u8] = b"pastfs v1 manifest private";
 /// Most certificates kept as verified.
 const CERTIFICATES_MAX: usize = 10_000;
@@ -31,6 +34,7 @@ pub struct Author {
 }
 
 /// What opens the objects of one epoch.
+#[derive(Clone)]
 struct Epoch {
     number: u32,
     index_key: IndexKey,
@@ -51,6 +55,10 @@ pub struct Keyring {
     /// Names chunks.
     pub ids: IdKeys,
     now: Epoch,
+    earlier: Vec<Epoch>,
+    ended: HashSet<[u8; 32]>,
+    /// Authors of earlier epochs than this are over.
+    since: u32,
     recipient: [u8; 32],
     seed: SigningSeed,
     signer: Signer,
@@ -88,6 +96,9 @@ impl Keyring {
                 reading: Some(reading),
                 authority: root.authority().public(),
             },
+            earlier: Vec::new(),
+            ended: HashSet::new(),
+            since: 1,
             root: Some(root),
             id_secret,
             seed,
@@ -130,6 +141,9 @@ impl Keyring {
             role,
             ids: id_secret.id_keys(),
             now: Epoch { number: slot.epoch, index_key, reading, authority },
+            earlier: Vec::new(),
+            ended: HashSet::new(),
+            since: 1,
             root,
             id_secret,
             recipient,
@@ -151,7 +165,8 @@ impl Keyring {
         let (role, seed, certificate) = match new {
             None => (self.role, self.seed.clone(), self.certificate.clone()),
             Some((role, host)) => {
-                let root = self.root.as_ref().ok_or_else(|| super::rights::lacks(Role::Full, "making a key"))?;
+                let root =
+                    self.root.as_ref().ok_or_else(|| super::rights::lacks(Role::Full, "making a key"))?;
                 let seed = SigningSeed::random()?;
                 let certificate = certify(root, &self.repository, role, seed.signer().public(), host);
                 (role, seed, certificate)
@@ -196,13 +211,105 @@ impl Keyring {
 
     /// The keys of an epoch.
     fn of(&self, epoch: u32) -> Result<&Epoch> {
-        if epoch == self.now.number {
-            return Ok(&self.now);
+        match std::iter::once(&self.now).chain(&self.earlier).find(|e| e.number == epoch) {
+            Some(keys) => Ok(keys),
+            None if epoch > self.now.number => Err(Error::new(
+                Fault::Newer,
+                format!("it is sealed under the keys of epoch {epoch}, not {}", self.now.number),
+            )
+            .hint("the keys of the repository were rotated while this ran: run it again")),
+            None => {
+                Err(Error::damaged(format!("it is sealed under keys of epoch {epoch}, which there was none")))
+            }
         }
-        Err(Error::new(
-            Fault::Newer,
-            format!("it is sealed under the keys of epoch {epoch}, not {}", self.now.number),
-        ))
+    }
+
+    /// Whether what an author says alone does not count any more: the key has ended, or all of its epoch have.
+    pub fn is_over(&self, author: &Author) -> bool {
+        author.epoch < self.since || self.ended.contains(&author.public)
+    }
+
+    /// Takes from the config what it says of other epochs and of ended keys.
+    ///
+    /// # Errors
+    /// `Damaged` where it does not open.
+    pub fn heed(&mut self, config: &Config) -> Result<()> {
+        self.ended = config.ended.iter().copied().collect();
+        self.since = config.since;
+        for sealed in &config.earlier {
+            let earlier = Earlier::decode(sealed)?;
+            let opened = self
+                .open_earlier(&earlier)
+                .doing(|| format!("opening the keys of epoch {}", earlier.epoch))?;
+            self.earlier.push(opened);
+        }
+        Ok(())
+    }
+
+    fn open_earlier(&self, e: &Earlier) -> Result<Epoch> {
+        let bad = || Error::damaged("a key of an earlier epoch has another length");
+        let index_key =
+            seal::open_box(self.now.index_key.as_bytes(), &self.earlier_aad(e.epoch), &e.index_key)?;
+        let index_key = IndexKey::from_slice(&index_key).ok_or_else(bad)?;
+        let reading = match &self.now.reading {
+            None => None,
+            Some(now) => {
+                let (info, aad) = (self.earlier_aad(e.epoch), e.epoch.to_le_bytes());
+                let opened =
+                    seal::open_from(now, &self.now.index_key, self.now.number, &info, &aad, &e.reading)?;
+                Some(ReadingKey::from_slice(&opened).ok_or_else(bad)?)
+            }
+        };
+        Ok(Epoch { number: e.epoch, index_key, reading, authority: e.authority })
+    }
+
+    /// What binds the sealed keys of an earlier epoch: the repository, this epoch and that.
+    fn earlier_aad(&self, epoch: u32) -> Vec<u8> {
+        [EARLIER_CONTEXT, &self.repository.0, &self.now.number.to_le_bytes(), &epoch.to_le_bytes()].concat()
+    }
+
+    /// The keys of all earlier epochs, for the config of this one.
+    ///
+    /// # Errors
+    /// `Denied` without the reading keys.
+    pub fn seal_earlier(&self) -> Result<Vec<Vec<u8>>> {
+        let mut sealed = Vec::new();
+        for e in &self.earlier {
+            let (aad, hpke_aad) = (self.earlier_aad(e.number), e.number.to_le_bytes());
+            let now = self.now.index_key.as_bytes();
+            let reading = self.reading(e)?.as_bytes();
+            let (key, epoch) = (&self.now.index_key, self.now.number);
+            sealed.push(
+                Earlier {
+                    epoch: e.number,
+                    authority: e.authority,
+                    index_key: seal::seal_box(now, &aad, e.index_key.as_bytes())?,
+                    reading: seal::seal_to(&self.recipient, key, epoch, &aad, &hpke_aad, reading)?,
+                }
+                .encode(),
+            );
+        }
+        Ok(sealed)
+    }
+
+    /// New keys of the next epoch, which open all that these open. Names of chunks and cut points stay, and with them
+    /// deduplication.
+    ///
+    /// # Errors
+    /// As drawing random bytes.
+    pub fn next_epoch(&self) -> Result<Self> {
+        let (root, index_key) = (Root::random()?, IndexKey::random()?);
+        let next = Self::full(self.repository, self.now.number + 1, root, self.id_secret.clone(), index_key)?;
+        next.follow(self).ok_or_else(|| Error::bug("new keys do not follow the old ones"))
+    }
+
+    /// These keys, as those of the epoch after `before`; `None` where they are no such keys.
+    pub fn follow(mut self, before: &Self) -> Option<Self> {
+        if self.id_secret != before.id_secret || self.now.number != before.now.number + 1 {
+            return None;
+        }
+        self.earlier = std::iter::once(&before.now).chain(&before.earlier).cloned().collect();
+        Some(self)
     }
 
     /// Seed of the chunker.
@@ -253,10 +360,15 @@ impl Keyring {
     /// Opens it.
     pub fn open_private(&self, session: &[u8; 16], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let info = [PRIVATE_INFO, &self.repository.0].concat();
-        let open = |e: &Epoch| {
-            seal::open_from(self.reading(e)?, &e.index_key, e.number, &info, session, sealed)
-        };
-        open(&self.now)
+        // The epoch is that of the envelope that it came in, and at most one opens it.
+        let mut first = None;
+        for e in std::iter::once(&self.now).chain(&self.earlier) {
+            match seal::open_from(self.reading(e)?, &e.index_key, e.number, &info, session, sealed) {
+                Err(e) => drop(first.get_or_insert(e)),
+                opened => return opened,
+            }
+        }
+        Err(first.unwrap_or_else(|| Error::bug("there are no keys of any epoch")))
     }
 
     /// Signs a body for a table of certificates kept elsewhere (entries, retirements).
@@ -269,12 +381,12 @@ impl Keyring {
     }
     /// Whether an author's word on where chunks lie counts for this key: its own, or a full key's.
     pub fn trusts(&self, author: &Author) -> bool {
-        self.vouches(author) || author.public == self.signer.public()
+        self.vouches(author) || (author.public == self.signer.public() && !self.is_over(author))
     }
 
     /// Whether an author's signature vouches for an entry.
     pub fn vouches(&self, author: &Author) -> bool {
-        author.role == Role::Full
+        author.role == Role::Full && !self.is_over(author)
     }
 
     /// Proves a certificate.
@@ -287,7 +399,7 @@ impl Keyring {
             let (body, signature) = (&signed.body, &signed.signature);
             seal::verify(authority, CERTIFICATE_CONTEXT, &self.repository, body, signature)
         };
-        let by = std::iter::once(&self.now).find(|e| proves(&e.authority));
+        let by = std::iter::once(&self.now).chain(&self.earlier).find(|e| proves(&e.authority));
         let proven = by.zip(Role::from_code(c.role)).filter(|_| signed.certificate.is_empty());
         let (by, role) =
             proven.ok_or_else(|| Error::damaged("a certificate was not made by this repository"))?;
@@ -334,23 +446,58 @@ impl Keyring {
         Ok((signed.body, author))
     }
 
-    /// A config object, signed by the authority.
-    pub fn seal_config(&self, config: Vec<u8>) -> Result<Vec<u8>> {
-        let root = self.root.as_ref().ok_or_else(|| super::rights::lacks(Role::Full, "changing the config"))?;
+    /// A config object, signed by the authority; the first of an epoch with the word of the authority `before`.
+    pub fn seal_config(&self, config: Vec<u8>, before: Option<&Self>) -> Result<Vec<u8>> {
+        let root =
+            self.root.as_ref().ok_or_else(|| super::rights::lacks(Role::Full, "changing the config"))?;
         let signature = root.authority().sign(Kind::Config.context(), &self.repository, &config);
-        let signed = Signed { body: config, certificate: Vec::new(), signature };
+        let mut certificate = Vec::new();
+        if let Some(before) = before {
+            let root = before.root.as_ref();
+            let root = root.ok_or_else(|| super::rights::lacks(Role::Full, "rotating keys"))?;
+            let body = Succession { epoch: self.now.number, authority: self.now.authority }.encode();
+            let signature = root.authority().sign(SUCCESSION_CONTEXT, &self.repository, &body);
+            certificate = Signed { body, certificate, signature }.encode();
+        }
+        let signed = Signed { body: config, certificate, signature };
         Ok([&head(Kind::Config)[..], &signed.encode()].concat())
     }
 
     /// Proves a config object and gives its body.
     pub fn open_config(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let signed = Signed::decode(body(Kind::Config, bytes)?)?;
-        let context = Kind::Config.context();
-        if !seal::verify(&self.now.authority, context, &self.repository, &signed.body, &signed.signature) {
-            return Err(Error::damaged("the signature of the config is wrong"));
+        let by = |authority: &[u8; 32]| {
+            let context = Kind::Config.context();
+            seal::verify(authority, context, &self.repository, &signed.body, &signed.signature)
+        };
+        if std::iter::once(&self.now).chain(&self.earlier).any(|e| by(&e.authority)) {
+            return Ok(signed.body);
         }
-        Ok(signed.body)
+        match self.successor(&signed.certificate).filter(|next| by(&next.authority)) {
+            Some(next) => Err(rotated(self.now.number, next.epoch)),
+            None => Err(Error::damaged("the signature of the config is wrong")),
+        }
     }
+
+    /// The authority that follows ours, by our authority's word.
+    fn successor(&self, succession: &[u8]) -> Option<Succession> {
+        let signed = Signed::decode(succession).ok()?;
+        let (body, signature) = (&signed.body, &signed.signature);
+        let proven = seal::verify(&self.now.authority, SUCCESSION_CONTEXT, &self.repository, body, signature);
+        Succession::decode(body).ok().filter(|_| proven)
+    }
+}
+
+/// What a key of an earlier epoch is told.
+fn rotated(own: u32, now: u32) -> Error {
+    Error::new(
+        Fault::WrongKey,
+        format!("the keys of this repository were rotated: this key is of epoch {own}, and epoch {now} has begun"),
+    )
+    .hint(
+        "use a key that was made since then, or have one made (`pastfs key add`, with a full key of the new epoch): it opens \
+         all that was written before as well",
+    )
 }
 
 fn certify(root: &Root, repository: &RepositoryId, role: Role, public: [u8; 32], host: &[u8]) -> Vec<u8> {

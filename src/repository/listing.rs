@@ -94,6 +94,15 @@ impl Listing {
         mut notes: Vec<ListedNote>,
         manifests: Vec<Arc<Snapshot>>,
     ) -> Result<Self> {
+        let is_over = |author: &Author| repository.keys.is_over(author);
+        notes.retain(|n| !is_over(&n.note.1));
+        let accepting = notes.iter().map(|n| &*n.note);
+        let accepting = accepting.filter(|(n, by)| n.action == Action::Accept && by.role == Role::Full);
+        let accepted: HashSet<SnapshotId> =
+            accepting.flat_map(|(n, _)| n.snapshots.iter().copied()).collect();
+        let counts = |s: &Arc<Snapshot>| !is_over(&s.author) || accepted.contains(&s.id);
+        let (manifests, late): (Vec<_>, Vec<_>) = manifests.into_iter().partition(counts);
+        repository.tell_late(&late);
         notes.sort_by_key(|n| (n.note.0.time, n.id));
         let void = repository.voids(&notes, &manifests)?;
         Ok(Self { notes, manifests, void, unread: Vec::new() })
@@ -139,7 +148,7 @@ impl Listing {
                     Action::Release => Arc::make_mut(s).held = false,
                     Action::Forget => *visible = false,
                     Action::Unforget => *visible = true,
-                    Action::Void | Action::Lost | Action::Newer(_) => {}
+                    Action::Void | Action::Lost | Action::Accept | Action::Newer(_) => {}
                 }
             }
         }
@@ -328,6 +337,20 @@ impl Repository {
         }
     }
 
+    /// Snapshots of keys that had ended before are told once.
+    fn tell_late(&self, late: &[Arc<Snapshot>]) {
+        for s in late {
+            if self.told.lock().insert(format!("late {}", s.id)) {
+                self.observer.event(Event::Warning(&format!(
+                    "snapshot {} of {}, {}, does not count: it was written by a key that has ended",
+                    s.id.short(),
+                    String::from_utf8_lossy(&s.manifest.host),
+                    s.manifest.time.utc()
+                )));
+            }
+        }
+    }
+
     /// Damage and what vanished meanwhile are told once and passed over; everything else stops.
     fn tell(&self, name: &str, e: Error) -> Result<()> {
         match e.fault() {
@@ -447,7 +470,7 @@ impl Repository {
         }
         let mut retired = Vec::new();
         for v in &segment.retirements {
-            if vouchers(v, RETIREMENT_CONTEXT)?.iter().any(|a| a.role == Role::Full) {
+            if vouchers(v, RETIREMENT_CONTEXT)?.iter().any(|a| self.keys.vouches(a)) {
                 retired.push(Retirement::decode(&v.body)?);
             }
         }
@@ -504,7 +527,9 @@ fn beside<'s, T: Send + 's>(
 /// Whether a note takes back this manifest, if its time is right: it is of the same session and author.
 pub(super) fn withdraws(note: &(Note, Author), s: &Snapshot) -> bool {
     let (note, author) = note;
-    note.action == Action::Void && note.session == Some(s.manifest.session) && author.public == s.author.public
+    note.action == Action::Void
+        && note.session == Some(s.manifest.session)
+        && author.public == s.author.public
 }
 
 pub(super) fn note_name(id: &NoteId) -> String {

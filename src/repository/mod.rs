@@ -17,6 +17,7 @@ mod notes;
 mod reader;
 mod remembered;
 mod rights;
+mod rotation;
 mod segments;
 mod sight;
 mod slots;
@@ -38,6 +39,7 @@ pub use mover::{Moved, Mover};
 pub use needs::{Listener, Need};
 pub use reader::Reader;
 pub use rights::Right;
+pub use rotation::Carried;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
 pub use slots::{Credential, SlotInfo};
 pub use stages::Frames;
@@ -61,9 +63,9 @@ use crate::seal::{Cipher, Role};
 use crate::storage::Store;
 use keyring::Keyring;
 use parking_lot::Mutex;
+use slots::{read_slots, slot_name};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use slots::{read_slots, slot_name};
 use std::sync::{Arc, OnceLock};
 
 /// Layout of the cache; another number is another folder.
@@ -174,11 +176,12 @@ impl Repository {
             ended: Vec::new(),
             earlier: Vec::new(),
             parity: options.parity.min(PERCENT_MAX),
+            since: 1,
             unknown: Default::default(),
         };
         store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
         // Last: a store without config is no repository yet.
-        store.put("config/1", &keys.seal_config(config.encode())?)?;
+        store.put("config/1", &keys.seal_config(config.encode(), None)?)?;
         Ok(keys.repository)
     }
 
@@ -199,7 +202,8 @@ impl Repository {
         }
         numbers.sort_unstable();
         let (slots, mut failed) = read_slots(&*store, &options.observer)?;
-        let (slot, keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)? {
+        let (slot, mut keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)?
+        {
             Some(found) => found,
             None => {
                 let unread = |e: &Error| !matches!(e.fault(), Fault::Damaged | Fault::Newer);
@@ -220,6 +224,7 @@ impl Repository {
                 });
             }
         };
+        keys.heed(&config).doing(|| format!("reading config/{} of {place}", config.number))?;
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
         Ok(Arc::new(Self {
             store,
@@ -278,9 +283,34 @@ impl Repository {
     /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
     /// key has an index of its own.
     fn index_dir(&self) -> PathBuf {
-        match self.keys.role {
-            Role::Full | Role::Reader => self.cache.clone(),
-            Role::Writer => self.cache.join(format!("writer-{}", hex(&self.keys.public()[..8]))),
+        let who = match self.keys.role {
+            Role::Full | Role::Reader => [0; 32],
+            Role::Writer => self.keys.public(),
+        };
+        if who == [0; 32] && self.config.ended.is_empty() && self.config.since == 1 {
+            return self.cache.clone();
+        }
+        // What counted while a key had not ended is another view.
+        let state = [&self.config.since.to_le_bytes()[..], &self.config.ended.concat()].concat();
+        let digest = |bytes: &[u8]| hex(&blake3::hash(bytes).as_bytes()[..8]);
+        self.cache.join(format!("view-{}-{}", digest(&who), digest(&state)))
+    }
+
+    /// Views of before keys have ended are of no use to anybody who opens the repository from now on.
+    fn drop_old_views(&self) {
+        let dir = self.index_dir();
+        let name = dir.file_name().and_then(|n| n.to_str());
+        let Some((who, _)) = name.and_then(|n| n.rsplit_once('-')).filter(|(n, _)| n.starts_with("view-"))
+        else {
+            return;
+        };
+        for entry in std::fs::read_dir(&self.cache).into_iter().flatten().flatten() {
+            let other = entry.file_name();
+            let is_old = other.to_str().and_then(|n| n.rsplit_once('-')).is_some_and(|(n, _)| n == who);
+            if is_old && entry.path() != dir {
+                // It costs space alone if it stays.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
         }
     }
 
@@ -290,6 +320,7 @@ impl Repository {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
+        self.drop_old_views();
         let index = Arc::new(Index::open(&self.index_dir())?);
         Ok(self.index.get_or_init(|| index))
     }
@@ -344,6 +375,8 @@ fn newest_config(
     for (at, n) in numbers.iter().enumerate().rev() {
         match load_config(store, keys, *n) {
             Ok(config) => return Ok(config),
+            // Rotated keys: what is below is an old state.
+            Err(e) if e.fault() == Fault::WrongKey => return Err(e),
             Err(e) if at == 0 || e.fault() == Fault::Newer => {
                 let e = e.while_(format!("reading config/{n} of {}", store.location()));
                 return Err(match e.fault() {

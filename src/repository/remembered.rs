@@ -249,9 +249,8 @@ fn encode(items: &[Item]) -> Vec<u8> {
     w.array(items.len());
     for item in items {
         match item {
-            Item::Snapshot(s) => {
-                put_author(w.array(7).unsigned(SNAPSHOT).bytes(&s.id.0), &s.author).bytes(&s.manifest.encode())
-            }
+            Item::Snapshot(s) => put_author(w.array(7).unsigned(SNAPSHOT).bytes(&s.id.0), &s.author)
+                .bytes(&s.manifest.encode()),
             Item::Note(id, note) => {
                 let (note, author) = &**note;
                 put_author(w.array(7).unsigned(NOTE).bytes(&id.0), author).bytes(&note.encode())
@@ -264,7 +263,10 @@ fn encode(items: &[Item]) -> Vec<u8> {
 }
 
 fn put_author<'a>(w: &'a mut Writer, author: &Author) -> &'a mut Writer {
-    w.unsigned(author.role.code().into()).bytes(&author.public).bytes(&author.host).unsigned(author.epoch.into())
+    w.unsigned(author.role.code().into())
+        .bytes(&author.public)
+        .bytes(&author.host)
+        .unsigned(author.epoch.into())
 }
 
 fn author(r: &mut Reader<'_>) -> Result<Author> {

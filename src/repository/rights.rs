@@ -28,6 +28,10 @@ impl Repository {
     /// # Errors
     /// `Denied`, with the role that is needed.
     pub fn allow(&self, right: Right, doing: &str) -> Result<()> {
+        if right != Right::Read && self.config.ended.contains(&self.keys.public()) {
+            return Err(Error::new(Fault::Denied, format!("{doing} with a key that has ended"))
+                .hint("nothing that it writes counts; use another key, or have one made: `pastfs key add`"));
+        }
         match (right, self.keys.role) {
             (_, Role::Full) | (Right::Read, Role::Reader) | (Right::Add, Role::Writer) => Ok(()),
             (Right::Read, _) => Err(lacks(Role::Reader, doing)),
@@ -48,7 +52,8 @@ impl Repository {
         }
         let name = |host: &[u8]| String::from_utf8_lossy(host).into_owned();
         let text = format!("{doing} for host {} with the key of host {}", name(host), name(&own));
-        Err(Error::new(Fault::Denied, text).hint("this key adds snapshots of its own host alone: leave --host out"))
+        Err(Error::new(Fault::Denied, text)
+            .hint("this key adds snapshots of its own host alone: leave --host out"))
     }
 
     /// The host that a writer key is bound to; empty: to none.
@@ -66,7 +71,8 @@ impl Repository {
 
     /// Whether what a snapshot's author says of chunks can be relied on unread: it is this key, or a full one.
     pub fn believes(&self, snapshot: &Snapshot) -> bool {
-        self.keys.trusts(&snapshot.author)
+        // Of a key that has ended, what is listed was accepted by another full key.
+        snapshot.author.role == Role::Full || self.is_mine(snapshot)
     }
 
     /// Whether the key in use wrote a snapshot.
@@ -83,10 +89,7 @@ pub(super) fn lacks(role: Role, doing: &str) -> Error {
             "with a writer key",
             "a writer key backs up, and reads no names and no content; use a reader or a full key",
         ),
-        Role::Writer => (
-            "with a reader key",
-            "a reader key writes nothing; use a writer or a full key",
-        ),
+        Role::Writer => ("with a reader key", "a reader key writes nothing; use a writer or a full key"),
     };
     Error::new(Fault::Denied, format!("{doing} {with}")).hint(advice)
 }

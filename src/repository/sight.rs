@@ -105,6 +105,17 @@ impl Repository {
         Ok(names.iter().filter_map(|name| id_of(name, SnapshotId::from_hex, manifest_name)).collect())
     }
 
+    /// When the store took each manifest that is there, in seconds.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn stored_times(&self) -> Result<HashMap<SnapshotId, i64>> {
+        let listed = self.store.list("snapshots/")?.into_iter();
+        Ok(listed
+            .filter_map(|l| Some((id_of(&l.name, SnapshotId::from_hex, manifest_name)?, l.modified.seconds)))
+            .collect())
+    }
+
     /// Lists segments and notes (P1).
     ///
     /// # Errors

@@ -27,6 +27,8 @@ pub struct SlotInfo {
     pub label: Label,
     /// The one that this repository was opened with.
     pub current: bool,
+    /// What it signs does not count any more.
+    pub ended: bool,
 }
 
 /// How somebody proves that he may.
@@ -79,7 +81,13 @@ impl Keyring {
     ///
     /// # Errors
     /// `Denied` without a full key.
-    pub fn new_slot(&self, credential: &Credential, role: Role, host: &[u8], label: &Label) -> Result<Vec<u8>> {
+    pub fn new_slot(
+        &self,
+        credential: &Credential,
+        role: Role,
+        host: &[u8],
+        label: &Label,
+    ) -> Result<Vec<u8>> {
         self.slot(credential, &self.secrets(Some((role, host)))?, role, label)
     }
 
@@ -125,8 +133,10 @@ impl Repository {
                 id,
                 role: Role::from_code(slot.role).unwrap_or(Role::Reader),
                 key_file: slot.wrap == Wrap::KeyFile,
-                label,
                 current: id == self.slot,
+                ended: slot.epoch != self.keys.epoch()
+                    || label.signer.is_some_and(|signer| self.config.ended.contains(&signer)),
+                label,
             });
         }
         infos.sort_by_key(|i| (i.label.created, i.id));
@@ -137,7 +147,13 @@ impl Repository {
     ///
     /// # Errors
     /// `Denied` without a full key; what the store says.
-    pub fn add_slot(&self, credential: &Credential, role: Role, host: &[u8], label: &Label) -> Result<SlotId> {
+    pub fn add_slot(
+        &self,
+        credential: &Credential,
+        role: Role,
+        host: &[u8],
+        label: &Label,
+    ) -> Result<SlotId> {
         self.put_slot(&self.keys.new_slot(credential, role, host, label)?)
     }
 
@@ -181,11 +197,14 @@ impl Repository {
                 "open the repository with another key to remove this one, or use `pastfs key passwd`",
             ));
         }
-        let is_full = |(s, slot): &&(SlotId, Slot)| s != id && slot.role == Role::Full.code();
-        let removed_full = slots.iter().any(|(s, slot)| s == id && slot.role == Role::Full.code());
-        if removed_full && slots.iter().find(is_full).is_none() {
-            return Err(Error::misuse("this is the last full key: without it nobody can make keys, forget or prune")
-                .hint("add another one first: `pastfs key add`"));
+        let is_full = |s: &SlotInfo| s.role == Role::Full && !s.ended;
+        let infos = self.slots()?;
+        let others = infos.iter().filter(|s| s.id != *id && is_full(s)).count();
+        if others == 0 && infos.iter().any(|s| s.id == *id && is_full(s)) {
+            return Err(Error::misuse(
+                "this is the last full key: without it nobody can make keys, forget or prune",
+            )
+            .hint("add another one first: `pastfs key add`"));
         }
         self.store.delete(&slot_name(id))
     }
@@ -224,4 +243,3 @@ pub(super) fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Res
     }
     Ok((slots, failed))
 }
-

@@ -71,6 +71,7 @@ impl Repository {
         let mut explained = HashSet::new();
         for (id, note) in notes {
             match note.0.action {
+                _ if self.keys.is_over(&note.1) => {}
                 Action::Forget if note.1.role == Role::Full => {
                     explained.extend(note.0.snapshots.iter().copied())
                 }

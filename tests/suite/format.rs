@@ -5,6 +5,7 @@ use pastfs::clock::Time;
 use pastfs::fault::Fault;
 use pastfs::format::cbor::{MapWriter, Reader, Unknown, Writer};
 use pastfs::format::config::Config;
+use pastfs::format::epoch::{Earlier, Succession};
 use pastfs::format::object::{Envelope, Kind, Signed};
 use pastfs::format::pack::{Header, PackEntry, Table};
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
@@ -81,7 +82,8 @@ fn every_value_comes_back_from_its_encoding() {
                 ended: d.many(3, Draw::array),
                 earlier: d.many(3, |d| d.bytes(200)),
                 parity: d.below(101) as u8,
-                unknown: d.unknown(10),
+                since: 1 + d.below(9) as u32,
+                unknown: d.unknown(11),
             }
         );
         let wrap = match d.chance() {
@@ -124,6 +126,9 @@ fn every_value_comes_back_from_its_encoding() {
                 unknown: d.unknown(4),
             }
         );
+        let (index_key, reading) = (d.bytes(256), d.bytes(256));
+        there_and_back!(Earlier, Earlier { epoch: d.short(), authority: d.array(), index_key, reading });
+        there_and_back!(Succession, Succession { epoch: d.short(), authority: d.array() });
         let (body, certificate) = (d.bytes(100), d.bytes(100));
         there_and_back!(Signed, Signed { body, certificate, signature: d.array() });
         let header = d.header();
@@ -260,7 +265,7 @@ const FILES: [(&str, &str); 20] = files![
     "manifest",
     "private",
 ];
-const MORE_FILES: [(&str, &str); 2] = files!["note", "lease"];
+const MORE_FILES: [(&str, &str); 4] = files!["note", "lease", "earlier", "succession"];
 
 #[test]
 fn encodings_are_the_test_vectors_for_ever() {

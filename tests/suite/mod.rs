@@ -37,6 +37,7 @@ mod repairing;
 mod requests;
 mod restoring;
 mod roles;
+mod rotation;
 mod samba;
 mod scene;
 mod selection;

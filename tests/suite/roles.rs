@@ -82,7 +82,10 @@ fn a_writer_backs_up_deduplicates_and_knows_what_is_unchanged() {
     assert_eq!(first["new"], Value::from(43));
     let second = crew.backup("w", &[]);
     assert!(number(&second, "read_bytes") <= INLINE, "nothing has changed, and it was read: {second}");
-    assert_eq!((&second["new"], &second["changed"], &second["unchanged"]), (&0.into(), &0.into(), &43.into()));
+    assert_eq!(
+        (&second["new"], &second["changed"], &second["unchanged"]),
+        (&0.into(), &0.into(), &43.into())
+    );
     assert_eq!(second["parent"], first["snapshot_id"]);
     fs::write(crew.scene.source().join("d1/1"), Draw(5).bytes(9000)).unwrap();
     fs::write(crew.scene.source().join("d2/new"), Draw(6).bytes(7000)).unwrap();

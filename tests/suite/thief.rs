@@ -22,9 +22,9 @@ const DAY: u64 = 24 * 3600;
 /// Somebody who makes objects by hand, with the secrets of a slot.
 pub struct Thief {
     repository: PathBuf,
-    id: RepositoryId,
-    epoch: u32,
-    secrets: Secrets,
+    pub id: RepositoryId,
+    pub epoch: u32,
+    pub secrets: Secrets,
     signer: Signer,
 }
 
@@ -122,7 +122,7 @@ impl Thief {
     }
 
     /// Says something of snapshots.
-    fn notes(&self, action: Action, snapshots: &[SnapshotId]) {
+    pub fn notes(&self, action: Action, snapshots: &[SnapshotId]) {
         let note = Note {
             action,
             time: pastfs::clock::now(),

@@ -4,6 +4,7 @@ use super::{decode_entry, encoded};
 use pastfs::clock::Time;
 use pastfs::format::cbor::{MapWriter, Unknown, Writer};
 use pastfs::format::config::Config;
+use pastfs::format::epoch::{Earlier, Succession};
 use pastfs::format::object::{Envelope, Kind, Signed, head};
 use pastfs::format::pack::{Frame, Header, PackEntry, Recipient, Space, Table, decode_trailer, trailer};
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
@@ -12,7 +13,7 @@ use pastfs::format::snapshot::{Action, Lease, Manifest, Note, Private, Totals, U
 use pastfs::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page, PageRef, Stat, Xattr};
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId};
 
-pub const ACTIONS: [Action; 8] = [
+pub const ACTIONS: [Action; 9] = [
     Action::Tag,
     Action::Untag,
     Action::Hold,
@@ -21,6 +22,7 @@ pub const ACTIONS: [Action; 8] = [
     Action::Unforget,
     Action::Void,
     Action::Lost,
+    Action::Accept,
 ];
 
 /// `N` bytes counting up from `first`, so that vectors are easily read.
@@ -188,6 +190,7 @@ pub fn vectors() -> Vec<Vector> {
         ended: Vec::new(),
         earlier: Vec::new(),
         parity: 0,
+        since: 1,
         unknown: Unknown::default(),
     };
     let config_body = there_and_back!(Config, config.clone());
@@ -202,10 +205,16 @@ pub fn vectors() -> Vec<Vector> {
         ended: vec![counting(0x30)],
         earlier: vec![vec![1, 2, 3]],
         parity: 5,
-        unknown: Unknown(vec![(11, vec![0x80])]),
+        since: 2,
+        unknown: Unknown(vec![(12, vec![0x80])]),
         ..config
     };
     add("config", "everything", there_and_back!(Config, full));
+    let earlier =
+        Earlier { epoch: 1, authority: counting(0x10), index_key: vec![1, 2, 3], reading: vec![4, 5, 6] };
+    add("earlier", "first epoch", there_and_back!(Earlier, earlier));
+    let succession = Succession { epoch: 2, authority: counting(0x10) };
+    add("succession", "second epoch", there_and_back!(Succession, succession));
 
     let certificate = Certificate {
         role: 1,
@@ -380,7 +389,14 @@ pub fn vectors() -> Vec<Vector> {
         lost: vec![ChunkId(counting(0x10)), ChunkId(counting(0x50))],
         unknown: Unknown::default(),
     };
-    add("note", "lost", there_and_back!(Note, lost));
+    add("note", "lost", there_and_back!(Note, lost.clone()));
+    let accept = Note {
+        action: Action::Accept,
+        snapshots: vec![SnapshotId(counting(0x70)), SnapshotId(counting(0x90))],
+        lost: Vec::new(),
+        ..lost
+    };
+    add("note", "accept", there_and_back!(Note, accept));
 
     let lease = Lease {
         session: SessionId(counting(0x30)),
