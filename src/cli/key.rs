@@ -3,6 +3,7 @@
 use super::access::{Ask, Global, NewKey, label, same_key, stop_on_signals};
 use super::ending::Exit;
 use super::output::{self, Output};
+use super::paper;
 use super::progress::Progress;
 use super::words;
 use crate::clock::Time;
@@ -24,6 +25,8 @@ pub enum Key {
     Passwd(Passwd),
     End(End),
     Rotate(Rotate),
+    Export(paper::Export),
+    Import(paper::Import),
 }
 
 /// Add a password or key file
@@ -108,6 +111,8 @@ impl Key {
             Key::Passwd(verb) => verb.run(global),
             Key::End(verb) => verb.run(global),
             Key::Rotate(verb) => verb.run(global),
+            Key::Export(verb) => verb.run(global),
+            Key::Import(verb) => verb.run(global),
         }
     }
 }
@@ -291,7 +296,7 @@ impl Passwd {
     }
 }
 
-fn tell(global: &Global, what: &str, id: &SlotId) -> Result<Exit> {
+pub(super) fn tell(global: &Global, what: &str, id: &SlotId) -> Result<Exit> {
     if global.json {
         output::line(json!({ "message_type": format!("key_{what}"), "id": id.hex() }).to_string())?;
     } else if !global.quiet {

@@ -8,6 +8,7 @@ pub mod config;
 pub mod epoch;
 pub mod object;
 pub mod pack;
+pub mod paper;
 pub mod parity;
 pub mod segment;
 pub mod slot;

@@ -6,6 +6,7 @@ use crate::format::config::Config;
 use crate::format::epoch::{Earlier, Succession};
 use crate::format::object::{CERTIFICATE_CONTEXT, Envelope, Kind, SUCCESSION_CONTEXT, Signed, body, head};
 use crate::format::pack::Header;
+use crate::format::paper::Paper;
 use crate::format::slot::{Certificate, Label, Secrets, Slot};
 use crate::id::RepositoryId;
 use crate::pack::PackKeys;
@@ -105,6 +106,34 @@ impl Keyring {
             signer,
             certificate,
             verified: Mutex::default(),
+        })
+    }
+
+    /// A full key from paper, with a new signing key.
+    ///
+    /// # Errors
+    /// As drawing random bytes.
+    pub fn from_paper(paper: &Paper) -> Result<Self> {
+        let bad = || Error::bug("a key on paper has another length");
+        let root = Root::from_slice(&paper.root).ok_or_else(bad)?;
+        let id_secret = IdSecret::from_slice(&paper.id_secret).ok_or_else(bad)?;
+        let index_key = IndexKey::from_slice(&paper.index_key).ok_or_else(bad)?;
+        Self::full(paper.repository, paper.epoch, root, id_secret, index_key)
+    }
+
+    /// What opens the repository where no slot is left.
+    ///
+    /// # Errors
+    /// `Denied` without a full key.
+    pub fn paper(&self) -> Result<Paper> {
+        let root =
+            self.root.as_ref().ok_or_else(|| super::rights::lacks(Role::Full, "writing a key on paper"))?;
+        Ok(Paper {
+            repository: self.repository,
+            epoch: self.now.number,
+            root: *root.as_bytes(),
+            id_secret: *self.id_secret.as_bytes(),
+            index_key: *self.now.index_key.as_bytes(),
         })
     }
 

@@ -191,16 +191,7 @@ impl Repository {
     /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
     pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
         let place = store.location();
-        let mut numbers: Vec<u64> = store
-            .list("config/")?
-            .iter()
-            .filter_map(|l| l.name.strip_prefix("config/")?.parse().ok())
-            .collect();
-        if numbers.is_empty() {
-            return Err(Error::new(Fault::NoRepository, format!("there is no repository in {place}"))
-                .hint("check the path, or make one with `pastfs init`"));
-        }
-        numbers.sort_unstable();
+        let numbers = config_numbers(&*store)?;
         let (slots, mut failed) = read_slots(&*store, &options.observer)?;
         let (slot, mut keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)?
         {
@@ -341,6 +332,21 @@ impl Repository {
         let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
         Private::decode(&plain).doing(doing)
     }
+}
+
+/// The numbers of the configs that are listed, rising.
+fn config_numbers(store: &dyn Store) -> Result<Vec<u64>> {
+    let mut numbers: Vec<u64> =
+        store.list("config/")?.iter().filter_map(|l| l.name.strip_prefix("config/")?.parse().ok()).collect();
+    if numbers.is_empty() {
+        return Err(Error::new(
+            Fault::NoRepository,
+            format!("there is no repository in {}", store.location()),
+        )
+        .hint("check the path, or make one with `pastfs init`"));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// The slot that the credential opens, and the newest config that its keys prove; `None` where it opens none. A slot of

@@ -1,10 +1,11 @@
 //! Key slots: who opens the repository, by which password or key file, as what.
 
 use super::keyring::Keyring;
-use super::{Repository, Right};
+use super::{Repository, Right, config_numbers, newest_config};
 use crate::event::{Event, Observer};
 use crate::fault::{Error, Fault, Result};
 use crate::format::object::{Kind, body, head};
+use crate::format::paper::Paper;
 use crate::format::slot::{Label, Secrets, Slot, Wrap};
 use crate::id::SlotId;
 use crate::seal::{self, Kdf, Role, WrappingKey};
@@ -155,6 +156,42 @@ impl Repository {
         label: &Label,
     ) -> Result<SlotId> {
         self.put_slot(&self.keys.new_slot(credential, role, host, label)?)
+    }
+
+    /// The key in use on paper: what opens the repository where no slot is left.
+    ///
+    /// # Errors
+    /// `Denied` without a full key.
+    pub fn paper(&self) -> Result<Paper> {
+        self.keys.paper()
+    }
+
+    /// Adds a full key by a key on paper, which may be the only one that is left.
+    ///
+    /// # Errors
+    /// `WrongKey` for paper of another repository, or of before keys were rotated; what the store says.
+    pub fn import(
+        store: &dyn Store,
+        paper: &Paper,
+        credential: &Credential,
+        label: &Label,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<SlotId> {
+        let place = store.location();
+        let keys = Keyring::from_paper(paper)?;
+        newest_config(store, &keys, &config_numbers(store)?, observer).map_err(
+            |e| match Self::claimed_id(store).is_ok_and(|id| id != paper.repository) {
+                true => Error::new(
+                    Fault::WrongKey,
+                    format!("this paper key is of another repository than {place}"),
+                ),
+                false => e,
+            },
+        )?;
+        let object = keys.same_slot(credential, label)?;
+        let id = SlotId::of_object(&object);
+        store.put(&slot_name(&id), &object)?;
+        Ok(id)
     }
 
     /// Adds another password or key file for the key in use: a full key gets a signing key of its own, others stay the same

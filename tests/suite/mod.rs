@@ -27,6 +27,7 @@ mod matrix;
 mod model;
 mod mounting;
 mod oddities;
+mod paper;
 mod parity;
 mod permissions;
 mod powercut;

@@ -214,11 +214,11 @@ fn a_prune_gives_no_place_up_for_one_that_only_a_writer_key_tells_of() {
         let first = play.scene.backup(&[])["snapshot_id"].as_str().unwrap().to_owned();
         fs::remove_file(play.scene.source().join("other")).unwrap();
         play.scene.backup(&[]);
-        // Larger than the pack that is worth emptying.
-        play.thief(is_stolen, "writer").lies(&[&wanted, &Draw(3).bytes(2_000_000)]);
         play.scene.run(["forget", "-q", &first]).ok();
         let before = play.packs();
         age(&play.scene, 2 * DAY);
+        // Larger than the pack that is worth emptying, and too young to be emptied itself, which would find it out.
+        play.thief(is_stolen, "writer").lies(&[&wanted, &Draw(3).bytes(2_000_000)]);
         play.scene.run(["prune", "-q", "--now", "--max-unused", "0"]).ok();
         let gone = before.iter().filter(|p| !play.packs().contains(p)).count();
         assert!(gone > 0, "nothing was pruned");
@@ -269,4 +269,77 @@ fn what_a_reader_key_writes_counts_for_nobody() {
         assert_eq!(ran.json().as_array().unwrap().len(), listed);
         assert!(ran.err.contains("the signature of the snapshot is wrong"), "{}", ran.err);
     }
+}
+
+/// Backdated snapshots, one for each day behind the true one, would be the newest of each day.
+#[test]
+fn backdated_snapshots_of_a_writer_key_push_no_true_ones_out() {
+    let days = ["2024-03-04", "2024-03-05", "2024-03-06"];
+    for is_stolen in [true, false] {
+        let play = Play::new("thief-time");
+        let source = play.scene.source();
+        let mut true_ones = Vec::new();
+        for day in days {
+            play.write("file", day.as_bytes());
+            let time = format!("{day} 10:00");
+            let saved = play.scene.backup(&["--host", "web", "--time", &time]);
+            true_ones.push(saved["snapshot_id"].as_str().unwrap().to_owned());
+        }
+        play.write("file", b"rubbish");
+        for day in days {
+            let time = format!("{day} 23:00");
+            let args = ["backup", "-q", "--host", "web", "--time", &time, source.to_str().unwrap()];
+            let mut command = play.scene.command(args);
+            if is_stolen {
+                command.env("PASTFS_KEY_FILE", play.scene.path("writer"));
+            }
+            play.scene.run_command(command).ok();
+        }
+        assert_eq!(play.scene.snapshots().len(), 6);
+        let ran = play.scene.run(["forget", "--keep-daily", "3"]).ok();
+        assert_eq!(
+            ran.err.contains("bears another time than the storage took it at"),
+            is_stolen,
+            "{}",
+            ran.err
+        );
+        let listed = play.scene.snapshots();
+        let kept = |id: &String| listed.iter().any(|s| s["id"] == id.as_str());
+        assert_eq!(true_ones.iter().filter(|id| kept(id)).count(), if is_stolen { 3 } else { 0 });
+        assert_eq!(listed.len(), if is_stolen { 6 } else { 3 });
+        if is_stolen {
+            // Who knows better says so; who sees through it forgets them by name.
+            play.scene.run(["forget", "-q", "--keep-daily", "3", "--dry-run", "--trust-writers"]).ok();
+            let false_ones = listed.iter().map(|s| s["id"].as_str().unwrap());
+            let false_ones: Vec<&str> = false_ones.filter(|id| !true_ones.iter().any(|t| t == id)).collect();
+            play.scene.run(["forget", "-q"].into_iter().chain(false_ones)).ok();
+            assert_eq!(play.scene.snapshots().len(), 3);
+        }
+    }
+}
+
+/// A key that is for one host cannot speak for another by this program; by his own the thief can, and is not counted.
+#[test]
+fn snapshots_that_bear_another_host_than_their_key_push_none_out() {
+    let play = Play::new("thief-host");
+    play.scene
+        .run(["key", "add", "-q", "--role", "writer", "--host", "mail", "--new-key-file", "of-mail"])
+        .ok();
+    play.write("file", b"true");
+    let saved = play.scene.backup(&["--host", "web"]);
+    let thief = Thief::with(&play.scene.repository(), &play.scene.path("of-mail"));
+    let id = saved["snapshot_id"].as_str().unwrap();
+    let object = fs::read(play.scene.repository().join("snapshots").join(id)).unwrap();
+    let aad = [&object[..12], &thief.id.0].concat();
+    let plain = pastfs::seal::open_box(&thief.secrets.index_key, &aad, &object[12..]).unwrap();
+    let forged = thief.seal(Object::Manifest, Signed::decode(&plain).unwrap().body);
+    thief.put(&format!("snapshots/{}", SnapshotId::of_object(&forged)), &forged);
+    let ran = play.scene.run(["forget", "--keep-last", "1", "--json"]).ok();
+    assert!(ran.err.contains("a writer key that is for another host"), "{}", ran.err);
+    let reasons = |s: &serde_json::Value| (s["id"] == id, s["reasons"].clone());
+    let told = ran.json();
+    let mut told: Vec<_> = told["snapshots"].as_array().unwrap().iter().map(reasons).collect();
+    told.sort_by_key(|(is_true, _)| *is_true);
+    assert_eq!(told[0], (false, vec!["not of its key's host"].into()));
+    assert_eq!(told[1], (true, vec!["last"].into()));
 }
