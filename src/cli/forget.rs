@@ -5,7 +5,7 @@ use super::ending::Exit;
 use super::output::Output;
 use super::progress::Progress;
 use super::select::{Filters, Target};
-use super::snapshots::{machine, texts};
+use super::snapshots::{machine, readable, texts};
 use super::words::{self, Table};
 use crate::clock::{self, Time};
 use crate::event::Event;
@@ -118,8 +118,8 @@ impl Forget {
         let right = if self.dry_run { Right::Read } else { Right::Manage };
         repository.allow(right, "forgetting snapshots")?;
         let groups = match targets.is_empty() {
-            true => self.by_rules(&repository, &policy)?,
-            false => vec![self.by_ids(&repository, &targets)?],
+            true => self.by_rules(global, &repository, &policy)?,
+            false => vec![self.by_ids(global, &repository, &targets)?],
         };
         warn_of_times(global, &groups);
         let gone: Vec<SnapshotId> =
@@ -151,8 +151,8 @@ impl Forget {
     }
 
     /// Groups, and in each the snapshots, oldest first.
-    fn by_rules(&self, repository: &Repository, policy: &Policy) -> Result<Vec<Vec<Row>>> {
-        let snapshots = self.filters.snapshots(repository)?;
+    fn by_rules(&self, global: &Global, repository: &Repository, policy: &Policy) -> Result<Vec<Vec<Row>>> {
+        let mut snapshots = self.filters.snapshots(repository)?;
         let mut privates = Vec::new();
         let mut candidates = Vec::new();
         let is_doubted = |s: &Arc<Snapshot>| !self.trust_writers && s.author.role == Role::Writer;
@@ -160,9 +160,10 @@ impl Forget {
             true => repository.stored_times()?,
             false => HashMap::new(),
         };
-        for s in &snapshots {
-            let (is_doubted, bound_to) = (is_doubted(s), &s.author.host);
-            let private = repository.private(s)?;
+        for s in std::mem::take(&mut snapshots) {
+            // What belongs to no group stays, and is told.
+            let Some(private) = readable(global, repository, &s)? else { continue };
+            let (is_doubted, bound_to) = (is_doubted(&s), &s.author.host);
             candidates.push(Candidate {
                 time: s.manifest.time,
                 host: s.manifest.host.clone(),
@@ -174,6 +175,7 @@ impl Forget {
                 is_foreign: is_doubted && !bound_to.is_empty() && *bound_to != s.manifest.host,
             });
             privates.push(private);
+            snapshots.push(s);
         }
         let zone = if self.utc { TimeZone::UTC } else { TimeZone::system() };
         let groups = retention::judge(&candidates, policy, self.group_by, &zone, clock::now());
@@ -186,7 +188,7 @@ impl Forget {
     }
 
     /// Exactly these: all are found, or it is an error.
-    fn by_ids(&self, repository: &Repository, targets: &[Target]) -> Result<Vec<Row>> {
+    fn by_ids(&self, global: &Global, repository: &Repository, targets: &[Target]) -> Result<Vec<Row>> {
         let live = repository.snapshots()?;
         let hidden = repository.forgotten()?;
         let (from, others) = if self.undo { (hidden, live) } else { (live, hidden) };
@@ -201,7 +203,7 @@ impl Forget {
                 _ => e,
             })?;
             if seen.insert(snapshot.id) {
-                let private = repository.private(&snapshot)?;
+                let private = readable(global, repository, &snapshot)?.unwrap_or_default();
                 rows.push(Row { snapshot, private, reasons: Vec::new() });
             }
         }

@@ -3,12 +3,14 @@
 use super::access::Global;
 use super::ending::Exit;
 use super::output::{self, Output};
+use super::progress::Progress;
 use super::select::Filters;
 use super::words::{self, Table};
-use crate::fault::Result;
+use crate::event::Event;
+use crate::fault::{Fault, Result};
 use crate::format::snapshot::{Private, Totals};
 use crate::id::hex;
-use crate::repository::Snapshot;
+use crate::repository::{Repository, Snapshot};
 use crate::seal::Role;
 use serde_json::{Map, Value, json};
 
@@ -51,10 +53,10 @@ impl Snapshots {
         for snapshot in self.filters.pass(&repository, all)? {
             // A writer key sees no paths.
             let private = match repository.role() {
-                Role::Writer => Private::default(),
-                _ => repository.private(&snapshot)?,
+                Role::Writer => Some(Private::default()),
+                _ => readable(global, &repository, &snapshot)?,
             };
-            rows.push((snapshot, private));
+            rows.push((snapshot, private.unwrap_or_default()));
         }
         let mut out = Output::open()?;
         if global.json {
@@ -72,6 +74,22 @@ impl Snapshots {
         }
         out.finish()?;
         Ok(Exit::Done)
+    }
+}
+
+/// The paths of a snapshot. Of one that does not tell them, which is nobody's but its author's doing, a warning: it must not
+/// hide the others.
+///
+/// # Errors
+/// What the store says.
+pub fn readable(global: &Global, repository: &Repository, snapshot: &Snapshot) -> Result<Option<Private>> {
+    match repository.private(snapshot) {
+        Ok(private) => Ok(Some(private)),
+        Err(e) if e.fault() == Fault::Damaged => {
+            Progress::warnings(global).event(Event::Warning(&e.chain()));
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
 

@@ -218,26 +218,24 @@ impl Repository {
     /// `Misuse` for the last one, and for the one that is in use unless `current` allows it; `Denied` without a full key, but
     /// for the one in use.
     pub fn remove_slot(&self, id: &SlotId, current: bool) -> Result<()> {
-        let slots = read_slots(&*self.store, &self.observer)?.0;
-        if !slots.iter().any(|(s, _)| s == id) {
+        let slots = self.slots()?;
+        let Some(slot) = slots.iter().find(|s| s.id == *id) else {
             return Err(Error::new(Fault::Missing, format!("there is no key {}", id.short())));
-        }
-        if *id != self.slot {
+        };
+        if !slot.current {
             self.allow(Right::Manage, "removing another key")?;
         }
         if slots.len() < 2 {
             return Err(Error::misuse("this is the last key: without it nobody can read the repository")
                 .hint("add another one first: `pastfs key add`"));
         }
-        if *id == self.slot && !current {
+        if slot.current && !current {
             return Err(Error::misuse("this is the key in use").hint(
                 "open the repository with another key to remove this one, or use `pastfs key passwd`",
             ));
         }
         let is_full = |s: &SlotInfo| s.role == Role::Full && !s.ended;
-        let infos = self.slots()?;
-        let others = infos.iter().filter(|s| s.id != *id && is_full(s)).count();
-        if others == 0 && infos.iter().any(|s| s.id == *id && is_full(s)) {
+        if is_full(slot) && !slots.iter().any(|s| s.id != *id && is_full(s)) {
             return Err(Error::misuse(
                 "this is the last full key: without it nobody can make keys, forget or prune",
             )
