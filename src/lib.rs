@@ -8,6 +8,7 @@ pub mod clock;
 pub mod event;
 pub mod fault;
 pub mod format;
+pub mod gauge;
 pub mod id;
 pub mod memory;
 pub mod moment;

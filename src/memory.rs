@@ -7,9 +7,11 @@
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// jemalloc's settings: few arenas, as fragmentation grows with each, and what is free for 3 s goes back to the
-/// system.
+/// system. Large blocks begin on a page (`cache_oblivious` would shift them to spread them over the processor's cache), so that
+/// packs can be written past the page cache from where they lie.
 #[unsafe(export_name = "malloc_conf")]
-static SETTINGS: Settings = Settings(c"narenas:4,dirty_decay_ms:3000,muzzy_decay_ms:0".as_ptr());
+static SETTINGS: Settings =
+    Settings(c"narenas:4,dirty_decay_ms:3000,muzzy_decay_ms:0,cache_oblivious:false".as_ptr());
 
 /// A pointer to text that lives as long as the program: what C calls `const char *malloc_conf`.
 #[repr(transparent)]

@@ -5,21 +5,31 @@ use crate::clock::{self, Time};
 use crate::fault::{Doing, Error};
 use crate::format::pack::Space;
 use crate::format::tree::{Content, INLINE_MAX, Stat, XATTR_INLINE_MAX, Xattr};
-use crate::repository::{Frames, Writer};
-use crate::source::{Item, Kind};
+use crate::gauge::{Did, Gauge};
+use crate::id::ChunkId;
+use crate::repository::{Frames, Repository, Writer};
+use crate::seal::{self, IdKeys};
+use crate::source::{Item, Kind, Uncached};
 use crate::tree::{ContentWriter, Sink};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::{SeekFrom, seek};
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Files up to this size are read whole, ahead of their turn.
 pub const SMALL_MAX: u64 = 512 << 10;
-/// Files that wait to be read, or to be taken, at most; with [`SMALL_MAX`] this bounds the memory.
-pub const AHEAD_MAX: usize = 128;
+/// Steps of a backup that wait for their turn at most, and bytes of files that are read, or to be read, for them.
+pub const STEPS_MAX: usize = 1024;
+/// See [`STEPS_MAX`]: 64 of the largest.
+pub const WAITING_BYTES_MAX: u64 = 32 << 20;
+/// Items that a thread loads before it tells anybody, and bytes: waking somebody up costs as much as reading a small file.
+const BATCH: usize = 16;
+const BATCH_BYTES: u64 = 256 << 10;
 /// Threads that read ahead: on a cold disk several requests under way count more than cores.
 const THREADS: usize = 4;
 /// Most bytes of xattr values that an entry holds itself.
@@ -35,7 +45,7 @@ pub struct Loaded {
     /// Attributes as of the opening; `fresh` is set.
     pub stat: Stat,
     /// Content of a small file without holes.
-    pub bytes: Option<Vec<u8>>,
+    pub small: Option<Small>,
     /// The open file otherwise.
     pub file: Option<File>,
     /// It changed while it was read.
@@ -44,6 +54,37 @@ pub struct Loaded {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Of a symlink.
     pub target: Option<Vec<u8>>,
+}
+
+/// The content of a small file, cut and named.
+pub struct Small {
+    bytes: Vec<u8>,
+    /// Lengths and ids of its chunks; none where it fits into its entry.
+    chunks: Vec<(u32, ChunkId)>,
+}
+
+impl Small {
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Stores it.
+    pub fn store(self, writer: &mut Writer) -> Result<Content> {
+        if self.chunks.is_empty() {
+            return Ok(Content::Inline(self.bytes));
+        }
+        let mut content = ContentWriter::new();
+        let mut rest = self.bytes.as_slice();
+        for (len, id) in self.chunks {
+            let (chunk, after) = rest.split_at(len as usize);
+            writer.put_as(Frames::Small, id, chunk)?;
+            content.chunk(u64::from(len), id);
+            rest = after;
+        }
+        writer.frames(Frames::Small);
+        content.finish(writer)
+    }
 }
 
 /// Why a content was not stored: the source could not be read, which concerns this file alone, or the
@@ -93,81 +134,184 @@ fn unchanged(a: &Stat, b: &Stat) -> bool {
     a.size == b.size && a.mtime == b.mtime && a.ctime == b.ctime
 }
 
-/// Reads what is to be read of an item.
-pub fn load(item: &Item, what: What) -> Result<Loaded> {
-    let began = clock::now();
-    let mut loaded = Loaded {
-        stat: item.stat.clone(),
-        bytes: None,
-        file: None,
-        changed: false,
-        xattrs: item.xattrs()?,
-        target: None,
-    };
-    match item.kind {
-        Kind::Symlink => loaded.target = Some(item.target()?),
-        Kind::File if what == What::All => {
-            let mut file = item.open()?;
-            loaded.stat = item.restat_open(&file)?;
-            let size = loaded.stat.size;
-            let dense = item.blocks.saturating_mul(512) >= size;
-            if size <= SMALL_MAX && (dense || size <= INLINE_MAX as u64) {
-                let mut bytes = Vec::with_capacity(size as usize + 1);
-                // One byte more than expected tells that it grew; without end a file is not small.
-                (&mut file)
-                    .take(SMALL_MAX + 1)
-                    .read_to_end(&mut bytes)
-                    .doing(|| format!("reading {}", item.path().display()))?;
-                loaded.changed =
-                    !unchanged(&loaded.stat, &item.restat_open(&file)?) || bytes.len() as u64 != size;
-                loaded.stat.size = bytes.len() as u64;
-                loaded.bytes = Some(bytes);
-            } else {
-                loaded.file = Some(file);
-            }
-        }
-        _ => {}
-    }
-    loaded.stat.link = item.stat.link;
-    loaded.stat.fresh = loaded.changed || is_fresh(&loaded.stat, began);
-    Ok(loaded)
+/// Reads, cuts and names contents; for any number of threads.
+pub struct Loader {
+    /// What contents are cut with.
+    pub chunker: Chunker,
+    ids: IdKeys,
 }
 
-/// What is to be loaded, and where the answer goes.
-type Job = (Item, What, Sender<Result<Loaded>>);
+impl Loader {
+    /// For the contents of this repository.
+    pub fn new(repository: &Repository) -> Result<Self> {
+        Ok(Self { chunker: repository.chunker()?, ids: repository.ids().clone() })
+    }
+
+    /// Reads what is to be read of an item.
+    pub fn load(&self, item: &Item, what: What) -> Result<Loaded> {
+        let began = clock::now();
+        let mut loaded = Loaded {
+            stat: item.stat.clone(),
+            small: None,
+            file: None,
+            changed: false,
+            xattrs: Vec::new(),
+            target: None,
+        };
+        if item.kind == Kind::File && what == What::All {
+            let file = item.open()?;
+            loaded.xattrs = item.xattrs_of(&file)?;
+            let dense = item.blocks.saturating_mul(512) >= item.stat.size;
+            if item.stat.size <= SMALL_MAX && (dense || item.stat.size <= INLINE_MAX as u64) {
+                self.load_small(item, file, &mut loaded)?;
+            } else {
+                loaded.stat = item.restat_open(&file)?;
+                loaded.file = Some(file);
+            }
+        } else {
+            loaded.xattrs = item.xattrs()?;
+            if item.kind == Kind::Symlink {
+                loaded.target = Some(item.target()?);
+            }
+        }
+        loaded.stat.link = item.stat.link;
+        loaded.stat.fresh = loaded.changed || is_fresh(&loaded.stat, began);
+        Ok(loaded)
+    }
+
+    /// One read and one look behind it, where the file is still as it was met: what was read is then the content of
+    /// that state. Else it is read anew, between two looks.
+    fn load_small(&self, item: &Item, mut file: File, loaded: &mut Loaded) -> Result<()> {
+        let doing = || format!("reading {}", item.path().display());
+        let wanted = item.stat.size as usize;
+        // One byte more than expected tells that it grew.
+        let mut bytes = vec![0; wanted + 1];
+        let read = Uncached::new(&file).read_at(&mut bytes, 0);
+        let now = item.restat_open(&file)?;
+        if read.is_ok_and(|n| n == wanted) && unchanged(&item.stat, &now) {
+            bytes.truncate(wanted);
+            loaded.stat = now;
+        } else {
+            bytes.clear();
+            loaded.stat = now;
+            // Without end a file is not small.
+            (&mut file).take(SMALL_MAX + 1).read_to_end(&mut bytes).doing(doing)?;
+            loaded.changed =
+                !unchanged(&loaded.stat, &item.restat_open(&file)?) || bytes.len() as u64 != loaded.stat.size;
+        }
+        loaded.stat.size = bytes.len() as u64;
+        let named = |chunk: &[u8]| (chunk.len() as u32, self.ids.id(seal::Kind::Data, chunk));
+        let chunks = match bytes.len() {
+            ..=INLINE_MAX => Vec::new(),
+            _ => self.chunker.split(&bytes).map(named).collect(),
+        };
+        loaded.small = Some(Small { bytes, chunks });
+        Ok(())
+    }
+}
+
+/// Items that one thread loads one after the other; who waits for one is woken when all are there.
+#[derive(Default)]
+struct Batch {
+    done: Mutex<Option<Vec<Option<Result<Loaded>>>>>,
+    wake: Condvar,
+}
+
+impl Batch {
+    fn finish(&self, loaded: Vec<Option<Result<Loaded>>>) {
+        self.done.lock().get_or_insert(loaded);
+        self.wake.notify_all();
+    }
+}
+
+/// Finishes a batch whose thread panicked, so that nobody waits for ever.
+struct Guard(Arc<Batch>);
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.finish(Vec::new());
+    }
+}
+
+/// An item that is being loaded.
+pub struct Coming {
+    batch: Arc<Batch>,
+    place: usize,
+    /// Bytes that it was expected to have.
+    pub bytes: u64,
+}
+
+/// What is to be loaded together.
+type Job = (Vec<(Arc<Item>, What)>, Arc<Batch>);
 
 /// A few threads that load items ahead of their turn.
 pub struct Ahead {
     jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
+    /// The batch in the making.
+    items: Vec<(Arc<Item>, What)>,
+    bytes: u64,
+    batch: Arc<Batch>,
 }
 
 impl Ahead {
     /// Starts them.
-    pub fn new() -> Result<Self> {
-        let (jobs, todo) = bounded::<Job>(AHEAD_MAX);
+    pub fn new(loader: &Arc<Loader>, gauge: &Arc<Gauge>) -> Result<Self> {
+        let (jobs, todo) = bounded::<Job>(STEPS_MAX);
         let mut threads = Vec::new();
         for _ in 0..THREADS {
-            let todo = todo.clone();
+            let (todo, loader, gauge) = (todo.clone(), loader.clone(), gauge.clone());
             let work = move || {
-                for (item, what, answer) in todo {
-                    // Nobody waits for it any more when the backup was stopped.
-                    let _ = answer.send(load(&item, what));
+                let mut watch = gauge.watch();
+                for (items, batch) in todo {
+                    watch.lap(Did::Starve);
+                    let guard = Guard(batch);
+                    let load = |(item, what): &(Arc<Item>, What)| Some(loader.load(item, *what));
+                    guard.0.finish(items.iter().map(load).collect());
+                    watch.lap(Did::Work);
                 }
             };
             let thread = std::thread::Builder::new().name("read".into()).spawn(work);
             threads.push(thread.doing(|| "starting a thread that reads files")?);
         }
-        Ok(Self { jobs: Some(jobs), threads })
+        Ok(Self { jobs: Some(jobs), threads, items: Vec::new(), bytes: 0, batch: Arc::default() })
     }
 
-    /// Begins to load an item; the answer comes through the channel.
-    pub fn load(&self, item: Item, what: What) -> Receiver<Result<Loaded>> {
-        let (answer, coming) = bounded(1);
-        if let Some(jobs) = &self.jobs {
-            let _ = jobs.send((item, what, answer));
+    /// Begins to load an item.
+    pub fn load(&mut self, item: &Arc<Item>, what: What) -> Coming {
+        let read = item.kind == Kind::File && what == What::All;
+        let bytes = if read { item.stat.size.min(SMALL_MAX) } else { 0 };
+        let coming = Coming { batch: self.batch.clone(), place: self.items.len(), bytes };
+        self.items.push((item.clone(), what));
+        self.bytes += bytes;
+        if self.items.len() >= BATCH || self.bytes >= BATCH_BYTES {
+            self.send();
         }
         coming
+    }
+
+    fn send(&mut self) {
+        let job = (std::mem::take(&mut self.items), std::mem::take(&mut self.batch));
+        self.bytes = 0;
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+    }
+
+    /// Waits for an item.
+    pub fn take(&mut self, coming: Coming) -> Result<Loaded> {
+        if Arc::ptr_eq(&coming.batch, &self.batch) {
+            self.send();
+        }
+        let mut done = coming.batch.done.lock();
+        loop {
+            match &mut *done {
+                Some(loaded) => {
+                    let mine = loaded.get_mut(coming.place).and_then(Option::take);
+                    return mine.unwrap_or_else(|| Err(Error::bug("a reading thread has died")));
+                }
+                None => coming.batch.wake.wait(&mut done),
+            }
+        }
     }
 }
 
@@ -250,7 +394,7 @@ pub fn store_file(
         if start == end {
             break;
         }
-        let mut splitter = Splitter::new(chunker, Piece { file, at: start, end });
+        let mut splitter = Splitter::new(chunker, Piece { file: Uncached::new(file), at: start, end });
         while let Some(chunk) = splitter.next().map_err(Trouble::source)? {
             let id = writer.put(Space::Data, chunk)?;
             content.chunk(chunk.len() as u64, id);
@@ -283,14 +427,13 @@ fn data_range(file: &File, at: u64, size: u64) -> (u64, u64) {
 
 /// A stretch of a file, read by position.
 struct Piece<'a> {
-    file: &'a File,
+    file: Uncached<'a>,
     at: u64,
     end: u64,
 }
 
 impl Read for Piece<'_> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        use std::os::unix::fs::FileExt;
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let len = out.len().min(left).min(PIECE);
         let n = self.file.read_at(&mut out[..len], self.at)?;

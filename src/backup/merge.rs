@@ -2,21 +2,20 @@
 //!
 //! Two passes over one stream: `decide` looks at each item as the walk gives it, finds what the parent
 //! knows of it, and has what is new read ahead; `complete` takes the steps in the same order, stores what was
-//! read, and finishes folders. Between the two at most `AHEAD_MAX` steps wait.
+//! read, and finishes folders. Between the two at most [`STEPS_MAX`] steps and [`WAITING_BYTES_MAX`] bytes wait.
 
-use super::files::{self, AHEAD_MAX, Ahead, Loaded, SMALL_MAX, Trouble, What};
+use super::files::{self, Ahead, Loaded, Loader, SMALL_MAX, STEPS_MAX, Trouble, WAITING_BYTES_MAX, What};
 use super::table::{self, Recorded, Seen, Table};
 use super::{Options, Report};
-use crate::chunk::Chunker;
 use crate::event::{Event as Told, Observer, Outcome, Stop};
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
-use crate::format::tree::{At, Content, Entry, ExtentPage, INLINE_MAX, Node, Stat};
+use crate::format::tree::{At, Content, Entry, ExtentPage, Node, Stat};
+use crate::gauge::{Did, Gauge, Watch};
 use crate::id::ChunkId;
-use crate::repository::{Frames, Reader, Repository, Snapshot, Writer};
+use crate::repository::{Reader, Repository, Snapshot, Writer};
 use crate::source::{self, Event, Item, Kind, Walk};
 use crate::tree::{self, FolderWriter, ROOT_NAME};
-use crossbeam_channel::Receiver;
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::ffi::OsStrExt;
@@ -46,18 +45,22 @@ pub fn files(
         Some(p) if !options.force && !table.is_kept => tree::root_entry(&*reader, &p.manifest.root).map(Some),
         _ => Ok(None),
     };
+    let loader = Arc::new(Loader::new(repository)?);
+    let (reading, merging) = (Gauge::new("read"), Gauge::new("merge"));
     let mut merge = Merge {
         options,
         table,
         is_first: parent.is_none(),
         reader,
-        chunker: repository.chunker()?,
-        ahead: Ahead::new()?,
+        ahead: Ahead::new(&loader, &reading)?,
+        loader,
         writer,
         report,
         observer,
         olds: vec![Old { entries: Vec::new().into_iter(), next: None }],
         queue: VecDeque::new(),
+        waiting: 0,
+        watch: merging.watch(),
         folders: vec![Folder::default()],
         links: HashMap::new(),
     };
@@ -69,10 +72,13 @@ pub fn files(
             observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())));
         }
     }
-    for event in walk.by_ref() {
+    loop {
+        merge.watch.lap_blocked(merge.writer.blocked());
+        let Some(event) = walk.next() else { break };
+        merge.watch.lap(Did::Starve);
         stop.check()?;
         merge.decide(event);
-        while merge.queue.len() > AHEAD_MAX {
+        while merge.queue.len() > STEPS_MAX || merge.waiting > WAITING_BYTES_MAX {
             merge.complete()?;
         }
     }
@@ -80,7 +86,11 @@ pub fn files(
         stop.check()?;
         merge.complete()?;
     }
-    merge.root()
+    let root = merge.root();
+    for gauge in [&reading, &merging] {
+        observer.event(Told::Detail(&gauge.to_string()));
+    }
+    root
 }
 
 /// The parent's entries of a folder, from where the walk is.
@@ -120,10 +130,10 @@ enum Step {
 
 /// An item whose entry is in the making.
 struct Coming {
-    item: Item,
+    item: Arc<Item>,
     old: Option<Entry>,
     /// Nothing, when the old entry says it all.
-    loaded: Option<Receiver<Result<Loaded>>>,
+    loaded: Option<files::Coming>,
     /// Content that is known to be stored.
     content: Option<Content>,
     /// What the table knows of it.
@@ -149,13 +159,16 @@ struct Merge<'a> {
     /// There is no parent.
     is_first: bool,
     reader: Arc<Reader>,
-    chunker: Chunker,
+    loader: Arc<Loader>,
     ahead: Ahead,
     writer: &'a mut Writer,
     report: &'a mut Report,
     observer: &'a Arc<dyn Observer>,
     olds: Vec<Old>,
     queue: VecDeque<Step>,
+    watch: Watch,
+    /// Bytes of files that are loaded, or to be loaded, for the steps of the queue.
+    waiting: u64,
     folders: Vec<Folder>,
     links: HashMap<(u64, u64), Content>,
 }
@@ -198,6 +211,7 @@ impl Merge<'_> {
         let old = self.olds.last_mut().and_then(|o| o.find(name)).filter(|o| same_kind(&o.node, item.kind));
         let is_unchanged = old.as_ref().is_some_and(|o| self.is_unchanged(o, &item));
         let is_lost = old.as_ref().is_some_and(|o| self.is_lost(o));
+        let item = Arc::new(item);
         if is_unchanged && !is_lost {
             let (loaded, content, seen) = Default::default();
             return Box::new(Coming { item, old, loaded, content, seen, is_lost: false });
@@ -218,7 +232,8 @@ impl Merge<'_> {
         let what = if content.is_some() { What::Attributes } else { What::All };
         let big = item.kind == Kind::File && what == What::All && item.stat.size > SMALL_MAX;
         // Big files are opened when their turn comes: at most one at a time.
-        let loaded = if big { None } else { Some(self.ahead.load(item.clone(), what)) };
+        let loaded = if big { None } else { Some(self.ahead.load(&item, what)) };
+        self.waiting += loaded.as_ref().map_or(0, |l| l.bytes);
         Box::new(Coming { item, old, loaded, content, seen, is_lost: is_lost && is_unchanged })
     }
 
@@ -316,6 +331,14 @@ impl Merge<'_> {
         Ok(())
     }
 
+    fn take(&mut self, coming: files::Coming) -> Result<Loaded> {
+        self.waiting -= coming.bytes;
+        self.watch.lap_blocked(self.writer.blocked());
+        let loaded = self.ahead.take(coming);
+        self.watch.lap(Did::Starve);
+        loaded
+    }
+
     fn mark_differing(&mut self) {
         if let Some(folder) = self.folders.last_mut() {
             folder.differs = true;
@@ -361,8 +384,8 @@ impl Merge<'_> {
         }
         self.mark_differing();
         let loaded = match loaded {
-            Some(coming) => coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died"))),
-            None if big => files::load(&item, What::All),
+            Some(coming) => self.take(coming),
+            None if big => self.loader.load(&item, What::All),
             None => return Err(Error::bug("an item was neither read nor known")),
         };
         let loaded = match loaded {
@@ -421,9 +444,9 @@ impl Merge<'_> {
         seen: Seen,
         path: &Path,
     ) -> std::result::Result<Entry, Trouble> {
-        let Loaded { mut stat, bytes, file, changed, xattrs, target } = loaded;
+        let Loaded { mut stat, small, file, changed, xattrs, target } = loaded;
         let (mut moved, is_known) = (changed, known.is_some());
-        let xattrs = files::store_xattrs(&self.chunker, xattrs, self.writer)?;
+        let xattrs = files::store_xattrs(&self.loader.chunker, xattrs, self.writer)?;
         let node = match (item.kind, target) {
             (Kind::Symlink, Some(target)) => Node::Symlink(target),
             (Kind::Char(n), _) => Node::CharDevice(n),
@@ -432,15 +455,15 @@ impl Merge<'_> {
             (Kind::Socket, _) => Node::Socket,
             (Kind::File, _) => {
                 let link = (item.stat.nlink > 1).then_some((item.device, item.inode));
-                let content = match (known, bytes, file) {
+                let content = match (known, small, file) {
                     (Some(content), ..) => {
                         self.observer.event(Told::Bytes(stat.size));
                         content
                     }
-                    (None, Some(bytes), _) => {
-                        self.count_read(bytes.len() as u64);
-                        self.observer.event(Told::Bytes(bytes.len() as u64));
-                        files::store(&self.chunker, &bytes, Frames::Small, INLINE_MAX, self.writer)?
+                    (None, Some(small), _) => {
+                        self.count_read(small.len());
+                        self.observer.event(Told::Bytes(small.len()));
+                        small.store(self.writer)?
                     }
                     (None, None, Some(file)) => {
                         let content = link.and_then(|l| self.links.get(&l).cloned());
@@ -452,8 +475,13 @@ impl Merge<'_> {
                                     read.set(read.get() + n);
                                     self.observer.event(Told::Bytes(n));
                                 };
-                                let (content, len) =
-                                    files::store_file(&self.chunker, &file, stat.size, self.writer, &tell)?;
+                                let (content, len) = files::store_file(
+                                    &self.loader.chunker,
+                                    &file,
+                                    stat.size,
+                                    self.writer,
+                                    &tell,
+                                )?;
                                 self.count_read(read.get());
                                 let now = item.restat_open(&file)?;
                                 moved =
@@ -516,9 +544,8 @@ impl Merge<'_> {
             }
             (None, Some(coming)) => {
                 self.mark_differing();
-                let loaded = coming.recv().unwrap_or_else(|_| Err(Error::bug("a reading thread has died")));
-                let (stat, xattrs) = match loaded {
-                    Ok(l) => (l.stat, files::store_xattrs(&self.chunker, l.xattrs, self.writer)?),
+                let (stat, xattrs) = match self.take(coming) {
+                    Ok(l) => (l.stat, files::store_xattrs(&self.loader.chunker, l.xattrs, self.writer)?),
                     Err(e) => {
                         self.report.unread(&path, &e.chain(), false, self.observer);
                         (item.stat.clone(), Vec::new())
@@ -565,6 +592,12 @@ impl Merge<'_> {
             }
             _ => Err(Error::bug("a walk did not end at the root")),
         }
+    }
+}
+
+impl Drop for Merge<'_> {
+    fn drop(&mut self) {
+        self.watch.lap_blocked(self.writer.blocked());
     }
 }
 

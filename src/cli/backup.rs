@@ -72,8 +72,9 @@ pub struct Backup {
     /// Time of the snapshot, such as '2026-11-19 14:00' [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment::parse_time)]
     time: Option<Time>,
-    /// Compress new data by zstd at this level, 1 to 22, or not at all: none. Where others can write into what is
-    /// saved (mail, uploads), sizes of compressed data may tell of secrets beside it [default: 3]
+    /// Compress new data by zstd: fast (its level 1), default (3), max (19), a level from 1 to 22, or none. Where others can
+    /// write into what is saved (mail, uploads), sizes of compressed data may tell of secrets beside it; none tells
+    /// nothing
     #[arg(long, value_name = "LEVEL", value_parser = parse_compression)]
     compression: Option<Compression>,
     /// Store nothing, tell what would be saved
@@ -91,10 +92,13 @@ pub struct Backup {
 }
 
 fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
-    match text.parse() {
-        _ if text == "none" => Ok(Compression::None),
-        Ok(level @ 1..=22) => Ok(Compression::Zstd(level)),
-        _ => Err("there are the levels 1 to 22, and none".into()),
+    match (text, text.parse()) {
+        ("none", _) => Ok(Compression::None),
+        ("fast", _) => Ok(Compression::FAST),
+        ("default", _) => Ok(Compression::default()),
+        ("max", _) => Ok(Compression::MAX),
+        (_, Ok(level @ 1..=22)) => Ok(Compression::Zstd(level)),
+        _ => Err("there are fast, default, max, none, and the levels 1 to 22".into()),
     }
 }
 

@@ -64,8 +64,8 @@ pub struct Finished {
 }
 
 impl PackWriter {
-    /// An empty pack under a key of its own.
-    pub fn new(keys: &PackKeys, space: Space) -> Result<Self> {
+    /// An empty pack under a key of its own. `buffer` is where it will lie: its content does not matter, its room does.
+    pub fn new(keys: &PackKeys, space: Space, mut buffer: Vec<u8>) -> Result<Self> {
         let key = Zeroizing::new(crate::seal::random::<32>()?);
         let mut header = Header {
             cipher: keys.cipher.code(),
@@ -84,9 +84,11 @@ impl PackWriter {
         header.recipients[0].sealed =
             sealed.as_slice().try_into().map_err(|_| Error::bug("a sealed key has another length"))?;
         let header = header.encode();
+        buffer.clear();
+        buffer.extend_from_slice(&header);
         Ok(Self {
             cipher: PackCipher::new(keys.cipher, &key),
-            bytes: header.clone(),
+            bytes: buffer,
             header,
             frames: Vec::new(),
             ids: Vec::new(),
@@ -109,12 +111,11 @@ impl PackWriter {
     }
 
     /// Seals and appends a frame: a payload of `seal::Compressor` and the chunks in it.
-    pub fn push(&mut self, payload: Vec<u8>, chunks: &[(ChunkId, u32)]) {
+    pub fn push(&mut self, payload: &[u8], chunks: &[(ChunkId, u32)]) {
         let number = self.frames.len() as u64;
-        let sealed = self.cipher.seal(number, &frame_aad(&self.header, number), payload);
-        self.bytes.extend_from_slice(&sealed);
+        let sealed_len = self.cipher.seal(number, &frame_aad(&self.header, number), payload, &mut self.bytes);
         self.frames.push(Frame {
-            sealed_len: sealed.len() as u32,
+            sealed_len: sealed_len as u32,
             chunks: chunks.iter().map(|(_, len)| *len).collect(),
         });
         self.ids.extend(chunks.iter().map(|(id, _)| *id));
@@ -123,7 +124,8 @@ impl PackWriter {
     /// Pads, adds the table, and names the pack.
     pub fn finish(mut self) -> Finished {
         let table = Table(self.frames);
-        let sealed = self.cipher.seal(TABLE_NUMBER, &frame_aad(&self.header, TABLE_NUMBER), table.encode());
+        let mut sealed = Vec::new();
+        self.cipher.seal(TABLE_NUMBER, &frame_aad(&self.header, TABLE_NUMBER), &table.encode(), &mut sealed);
         let rest = sealed.len() + TRAILER_LEN;
         let padding = (self.bytes.len() + rest).next_multiple_of(PACK_ALIGN) - self.bytes.len() - rest;
         let at = self.bytes.len();
@@ -219,11 +221,11 @@ mod tests {
         let reading = ReadingKey::from_slice(&[7; 32]).unwrap();
         for cipher in [Cipher::XChaCha20Poly1305, Cipher::Aes256Gcm] {
             let keys = keys(cipher, &reading);
-            let mut w = PackWriter::new(&keys, Space::Data).unwrap();
+            let mut w = PackWriter::new(&keys, Space::Data, b"used before".to_vec()).unwrap();
             let mut c = Compressor::new(Compression::default()).unwrap();
             let raw = b"all work and no play ".repeat(4);
             for _ in 0..3 {
-                w.push(c.payload(&raw).unwrap(), &[(ChunkId([1; 32]), 80), (ChunkId([2; 32]), 4)]);
+                w.push(&c.payload(&raw).unwrap(), &[(ChunkId([1; 32]), 80), (ChunkId([2; 32]), 4)]);
             }
             let done = w.finish();
             assert_eq!(done.bytes.len() % PACK_ALIGN, 0);

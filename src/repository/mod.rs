@@ -59,7 +59,7 @@ use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
 use crate::parity::PERCENT_MAX;
-use crate::seal::{Cipher, Role};
+use crate::seal::{Cipher, IdKeys, Role};
 use crate::storage::Store;
 use keyring::Keyring;
 use parking_lot::Mutex;
@@ -256,6 +256,10 @@ impl Repository {
     /// Where it is, for messages.
     pub fn location(&self) -> String {
         self.store.location()
+    }
+    /// What chunks are named with.
+    pub fn ids(&self) -> &IdKeys {
+        &self.keys.ids
     }
     /// The key that the mount hashes inode numbers with.
     pub fn inode_key(&self) -> [u8; 32] {

@@ -16,6 +16,7 @@ use crate::seal::Compression;
 use crate::tree::Sink;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often a session is begun: it takes an hour of sleep in its first moments to lose one.
 const BEGINNINGS: usize = 3;
@@ -134,6 +135,17 @@ impl Writer {
     pub fn put_in(&mut self, frames: Frames, bytes: &[u8]) -> Result<(ChunkId, bool)> {
         self.stop.check()?;
         self.stages.put(frames, bytes)
+    }
+
+    /// Takes a chunk that is named already. True if it is new to the store. Errors as of [`Writer::put_in`].
+    pub fn put_as(&mut self, frames: Frames, id: ChunkId, bytes: &[u8]) -> Result<bool> {
+        self.stop.check()?;
+        self.stages.put_as(frames, id, bytes)
+    }
+
+    /// How long the caller had to wait for the stages since this was asked last.
+    pub fn blocked(&mut self) -> Duration {
+        self.stages.blocked()
     }
 
     /// Remembers, with the next segment, that a file's content is stored: a killed backup need not read

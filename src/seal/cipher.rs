@@ -84,15 +84,18 @@ impl PackCipher {
         self.cipher
     }
 
-    /// Encrypts `payload` in place and appends the tag. The same number must never be sealed
-    /// twice under one key, unless with the same bytes.
-    pub fn seal(&self, number: u64, aad: &[u8], mut payload: Vec<u8>) -> Vec<u8> {
-        payload.reserve_exact(TAG_LEN);
-        self.key
-            .seal_in_place_append_tag(nonce(number), Aad::from(aad), &mut payload)
+    /// Appends `payload` to `out`, encrypted where it comes to lie, and the tag; gives the length of both. The same
+    /// number must never be sealed twice under one key, unless with the same bytes.
+    pub fn seal(&self, number: u64, aad: &[u8], payload: &[u8], out: &mut Vec<u8>) -> usize {
+        let at = out.len();
+        out.extend_from_slice(payload);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(nonce(number), Aad::from(aad), &mut out[at..])
             // The only cause of failure is a payload of more than 64 GiB.
             .expect("payloads are bounded by the length of a frame");
-        payload
+        out.extend_from_slice(tag.as_ref());
+        out.len() - at
     }
 
     /// Decrypts in place; gives the payload, without the tag. After a failure the bytes in `sealed` are
@@ -171,13 +174,20 @@ mod tests {
         std::array::from_fn(|i| i as u8)
     }
 
+    fn sealed(pack: &PackCipher, number: u64, aad: &[u8], payload: &[u8]) -> Vec<u8> {
+        let mut out = b"before".to_vec();
+        assert_eq!(pack.seal(number, aad, payload, &mut out), out.len() - 6);
+        assert_eq!(out[..6], *b"before");
+        out.split_off(6)
+    }
+
     #[test]
     fn frames_come_back_in_both_ciphers() {
         for cipher in BOTH {
             let pack = PackCipher::new(cipher, &key());
             for len in [0, 1, 15, 16, 17, 1000, 100_000] {
                 let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
-                let mut sealed = pack.seal(len, b"header", payload.clone());
+                let mut sealed = sealed(&pack, len, b"header", &payload);
                 assert_eq!(sealed.len(), payload.len() + TAG_LEN);
                 assert_eq!(pack.open(len, b"header", &mut sealed).unwrap(), payload);
             }
@@ -188,7 +198,7 @@ mod tests {
     fn each_flipped_bit_and_each_cut_fails() {
         for cipher in BOTH {
             let pack = PackCipher::new(cipher, &key());
-            let sealed = pack.seal(3, b"header", b"twenty bytes of text".to_vec());
+            let sealed = sealed(&pack, 3, b"header", b"twenty bytes of text");
             for bit in 0..sealed.len() * 8 {
                 let mut bad = sealed.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
@@ -204,7 +214,7 @@ mod tests {
     fn a_frame_opens_only_at_its_number_and_under_its_header_key_and_cipher() {
         for (cipher, other) in [(BOTH[0], BOTH[1]), (BOTH[1], BOTH[0])] {
             let pack = PackCipher::new(cipher, &key());
-            let sealed = pack.seal(3, b"header", b"text".to_vec());
+            let sealed = sealed(&pack, 3, b"header", b"text");
             for number in [0, 1, 2, 4, 3 << 8, 3 << 32, 3 | 1 << 63, u64::MAX] {
                 assert!(pack.open(number, b"header", &mut sealed.clone()).is_err());
             }
@@ -225,15 +235,14 @@ mod tests {
             nonce[16..].copy_from_slice(&number.to_le_bytes());
             let payload = Payload { msg: b"some text of a frame", aad: b"header" };
             let expected = reference.encrypt(&nonce.into(), payload).unwrap();
-            assert_eq!(pack.seal(number, b"header", b"some text of a frame".to_vec()), expected);
+            assert_eq!(sealed(&pack, number, b"header", b"some text of a frame"), expected);
         }
     }
 
     /// These bytes stand in the description of the format.
     #[test]
     fn sealed_frames_are_these_bytes_for_ever() {
-        let seal =
-            |cipher| hex(&PackCipher::new(cipher, &key()).seal(7, b"pastfs", b"hello, frame".to_vec()));
+        let seal = |cipher| hex(&sealed(&PackCipher::new(cipher, &key()), 7, b"pastfs", b"hello, frame"));
         assert_eq!(
             seal(Cipher::XChaCha20Poly1305),
             "a90e4d1ee02f6efab88bd69e17a2c74577067b58889574d735d5a671"

@@ -38,6 +38,13 @@ pub enum Compression {
     Zstd(i32),
 }
 
+impl Compression {
+    /// For links and disks that are faster than the processor.
+    pub const FAST: Self = Self::Zstd(1);
+    /// For what is kept for long. Beyond 19 zstd needs windows larger than our frames, and gains nothing.
+    pub const MAX: Self = Self::Zstd(19);
+}
+
 impl Default for Compression {
     /// zstd's own default level.
     fn default() -> Self {
@@ -75,7 +82,9 @@ impl Compressor {
         if raw.len() > FRAME_RAW_MAX {
             return Err(Error::bug(format!("compressing a frame of {} bytes: too long", raw.len())));
         }
-        if let Some(zstd) = &mut self.zstd {
+        if let Some(zstd) = &mut self.zstd
+            && !is_noise(raw)
+        {
             self.scratch.clear();
             self.scratch.reserve(zstd::zstd_safe::compress_bound(raw.len()));
             zstd.compress_to_buffer(raw, &mut self.scratch)
@@ -87,6 +96,39 @@ impl Compressor {
         }
         Ok(coded(CODEC_RAW, raw))
     }
+}
+
+/// How many places of a frame are looked at to tell whether it is noise, and how many bytes at each.
+const SAMPLES: usize = 64;
+const SAMPLE: usize = 64;
+/// Chi squared of the counts of 4,096 sampled bytes, 16 of each value expected. Noise gives 255 on average with a deviation
+/// of 22.6, and less than this in all but one of 10^8 frames; bytes whose distribution leaves 1/64 to gain give
+/// 4096 * 2 ln 2 * 8/64 = 710 more than noise.
+const NOISE_CHI_SQUARED: u32 = 255 + 135;
+/// Different values in a sample of noise: 56.6 on average with a deviation of 2.4; text has 25, programs 35. So one sample
+/// tells of a file of text between photos.
+const NOISE_DIFFERENT: u32 = 45;
+
+/// Whether `raw` looks like random bytes in all places: compressed or encrypted before. zstd would find nothing in it
+/// but a repetition of itself, which deduplication finds better; trying costs 60 times as much as this look.
+fn is_noise(raw: &[u8]) -> bool {
+    if raw.len() < SAMPLES * SAMPLE {
+        return false;
+    }
+    let mut counts = [0u32; 256];
+    let step = (raw.len() - SAMPLE) / (SAMPLES - 1);
+    for sample in (0..SAMPLES).map(|i| &raw[i * step..][..SAMPLE]) {
+        let mut seen = [0u64; 4];
+        for byte in sample {
+            counts[usize::from(*byte)] += 1;
+            seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+        }
+        if seen.iter().map(|s| s.count_ones()).sum::<u32>() < NOISE_DIFFERENT {
+            return false;
+        }
+    }
+    const EXPECTED: u32 = (SAMPLES * SAMPLE / 256) as u32;
+    counts.iter().map(|n| n.abs_diff(EXPECTED).pow(2)).sum::<u32>() < NOISE_CHI_SQUARED * EXPECTED
 }
 
 fn coded(codec: u8, bytes: &[u8]) -> Vec<u8> {
@@ -193,6 +235,30 @@ mod tests {
         nearly[..4000].fill(0);
         assert_eq!(pack.payload(&nearly).unwrap()[0], CODEC_ZSTD);
         assert_eq!(Compressor::new(Compression::None).unwrap().payload(&text(99)).unwrap()[0], CODEC_RAW);
+    }
+
+    #[test]
+    fn noise_is_told_from_what_compresses_by_a_look() {
+        let mut looks_like_noise = 0;
+        for i in 0..200 {
+            let mut raw = noise(64 << 10);
+            raw.rotate_left(i * 300);
+            looks_like_noise += usize::from(is_noise(&raw));
+            // One byte in sixteen is known: 1/32 to gain.
+            raw.iter_mut().step_by(16).for_each(|b| *b = 0);
+            assert!(!is_noise(&raw), "{i}");
+        }
+        assert_eq!(looks_like_noise, 200);
+        assert!(!is_noise(&text(64 << 10)));
+        // A text of 24 KiB between photos is met, wherever it lies.
+        for at in (0..488 << 10).step_by(4 << 10) {
+            let mut mixed = noise(512 << 10);
+            mixed[at..at + (24 << 10)].copy_from_slice(&text(24 << 10));
+            assert_eq!(
+                Compressor::new(Compression::default()).unwrap().payload(&mixed).unwrap()[0],
+                CODEC_ZSTD
+            );
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@ use crate::clock::Time;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::{OWNER_MAX, Stat, XATTR_NAME_MAX};
 use rustix::buffer::spare_capacity;
-use rustix::fs::{AtFlags, FileType, OFlags, fstat, lgetxattr, llistxattr, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, FileType, OFlags, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, readlinkat, statat,
+};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
@@ -105,8 +107,8 @@ impl Item {
         path
     }
 
-    /// Opens a regular file for reading, without changing its access time where we may. `Busy` when
-    /// another file has taken its place since it was met, `Missing` when it is gone.
+    /// Opens a regular file for reading, without changing its access time where we may; `Missing` when it is gone.
+    /// Another file may have taken its place since it was met: [`Item::restat_open`] tells.
     pub fn open(&self) -> Result<File> {
         let doing = || format!("opening {}", self.path().display());
         if self.kind != Kind::File {
@@ -115,13 +117,10 @@ impl Item {
         let parent = self.parent.fd().doing(doing)?;
         // NONBLOCK: a fifo in its place must not make us wait; regular files know no difference.
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = match unseen(&*parent, at(&self.name), flags) {
-            Err(Errno::LOOP) => return Err(self.replaced()),
-            result => result.doing(doing)?,
-        };
-        let raw = fstat(&fd).doing(doing)?;
-        self.same(&raw)?;
-        Ok(File::from(fd))
+        match unseen(&*parent, at(&self.name), flags) {
+            Err(Errno::LOOP) => Err(self.replaced()),
+            result => Ok(File::from(result.doing(doing)?)),
+        }
     }
 
     /// Its attributes now, by its name. `Busy` when another file has taken its place, `Missing` when it
@@ -134,9 +133,10 @@ impl Item {
     }
 
     /// Its attributes now, by the file that [`Item::open`] gave: tells whether it changed while it was
-    /// read, even if its name is gone meanwhile.
+    /// read, even if its name is gone meanwhile. `Busy` when it is another file than was met.
     pub fn restat_open(&self, file: &File) -> Result<Stat> {
         let raw = fstat(file).doing(|| format!("looking at {}", self.path().display()))?;
+        self.same(&raw)?;
         Ok(self.stat_now(&raw))
     }
 
@@ -149,25 +149,16 @@ impl Item {
         let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
         path.extend_from_slice(at(&self.name));
 
-        let list = match sized(|buffer| llistxattr(path.as_slice(), spare_capacity(buffer))) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
-            list => list.doing(doing)?,
-        };
-        let mut found = Vec::new();
-        for name in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-            if name.len() > XATTR_NAME_MAX {
-                return Err(Error::misuse("a name is longer than the format has room for")).doing(doing);
-            }
-            match sized(|buffer| lgetxattr(path.as_slice(), name, spare_capacity(buffer))) {
-                Ok(value) => found.push((name.to_vec(), value)),
-                // It was removed since it was listed, or is listed and cannot be had.
-                Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-                Err(e) => return Err(e).doing(doing),
-            }
-        }
-        found.sort();
-        found.dedup_by(|a, b| a.0 == b.0);
-        Ok(found)
+        let value =
+            |name: &[u8], buffer: &mut Vec<u8>| lgetxattr(path.as_slice(), name, spare_capacity(buffer));
+        xattrs(|buffer| llistxattr(path.as_slice(), spare_capacity(buffer)), value).doing(doing)
+    }
+
+    /// The same by the file that [`Item::open`] gave: one call less for each folder on the way to it.
+    pub fn xattrs_of(&self, file: &File) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let value = |name: &[u8], buffer: &mut Vec<u8>| fgetxattr(file, name, spare_capacity(buffer));
+        xattrs(|buffer| flistxattr(file, spare_capacity(buffer)), value)
+            .doing(|| format!("reading the extended attributes of {}", self.path().display()))
     }
 
     /// Where a symlink points to.
@@ -195,6 +186,32 @@ impl Item {
     fn replaced(&self) -> Error {
         Error::new(Fault::Busy, format!("{} was replaced by another file meanwhile", self.path().display()))
     }
+}
+
+/// All attributes, sorted by name.
+fn xattrs(
+    list: impl FnMut(&mut Vec<u8>) -> rustix::io::Result<usize>,
+    mut value: impl FnMut(&[u8], &mut Vec<u8>) -> rustix::io::Result<usize>,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let list = match sized(list) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
+        list => list.doing(|| "listing them")?,
+    };
+    let mut found = Vec::new();
+    for name in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        if name.len() > XATTR_NAME_MAX {
+            return Err(Error::misuse("a name is longer than the format has room for"));
+        }
+        match sized(|buffer| value(name, buffer)) {
+            Ok(value) => found.push((name.to_vec(), value)),
+            // It was removed since it was listed, or is listed and cannot be had.
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e).doing(|| format!("the value of {}", String::from_utf8_lossy(name))),
+        }
+    }
+    found.sort();
+    found.dedup_by(|a, b| a.0 == b.0);
+    Ok(found)
 }
 
 /// Calls with a small buffer, and with the largest that can be needed if that does not do.
@@ -325,7 +342,8 @@ mod tests {
         std::fs::remove_file(tree.path("c")).unwrap();
         let faults = [Fault::Busy, Fault::Busy, Fault::Missing];
         for (item, fault) in items.iter().zip(faults) {
-            assert_eq!(item.open().unwrap_err().fault(), fault);
+            let opened = item.open().and_then(|file| item.restat_open(&file));
+            assert_eq!(opened.unwrap_err().fault(), fault);
             assert_eq!(item.restat().unwrap_err().fault(), fault);
         }
         assert_eq!(items[0].target().unwrap_err().fault(), Fault::Busy);

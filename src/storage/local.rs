@@ -6,6 +6,7 @@
 //! repository's folder and never through symbolic links, so that the store means the same place when
 //! something else is mounted over its path, and a hostile storage cannot point out of it.
 
+use super::direct;
 use super::folder::{self, Temporary, adopt, open_folder, sync_folder};
 use super::opened::Opened;
 use super::{Listed, Store, TEMPORARY, check_name, check_prefix};
@@ -17,7 +18,7 @@ use rustix::fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -228,7 +229,7 @@ impl Local {
             return Ok(());
         }
         let (mut fresh, mut file) = Temporary::file(self.temporaries()?)?;
-        file.write_all(bytes)?;
+        direct::write_new(&mut file, bytes)?;
         adopt(&file, &self.root, false)?;
         file.sync_all()?;
         let (folder, base) = split(name);

@@ -4,6 +4,7 @@
 //! is small so that a folder, an object store and a server can all keep it; [`conformance`] is the
 //! contract as a test, to be run against every store.
 
+mod direct;
 mod folder;
 mod following;
 mod local;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. On floor 0 each room may use those before it; on all others rooms do not know each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("ground", &["id", "fault", "clock", "moment", "event", "memory", "format"]),
+    ("ground", &["id", "fault", "clock", "moment", "event", "gauge", "memory", "format"]),
     ("hands", &["source", "chunk", "seal", "parity", "storage"]),
     ("shelves", &["pack", "index", "tree"]),
     ("the repository", &["repository", "history"]),
