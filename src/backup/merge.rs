@@ -5,6 +5,7 @@
 //! read, and finishes folders. Between the two at most [`STEPS_MAX`] steps and [`WAITING_BYTES_MAX`] bytes wait.
 
 use super::files::{self, Ahead, Loaded, Loader, SMALL_MAX, STEPS_MAX, Trouble, WAITING_BYTES_MAX, What};
+use super::parent::{Old, same_kind, same_size};
 use super::table::{self, Recorded, Seen, Table};
 use super::{Options, Report};
 use crate::event::{Event as Told, Observer, Outcome, Stop};
@@ -57,7 +58,7 @@ pub fn files(
         writer,
         report,
         observer,
-        olds: vec![Old { entries: Vec::new().into_iter(), next: None }],
+        olds: vec![Old::default()],
         queue: VecDeque::new(),
         waiting: 0,
         watch: merging.watch(),
@@ -66,7 +67,7 @@ pub fn files(
     };
     // A parent that cannot be read is no parent: everything is read again.
     match root {
-        Ok(old) => merge.olds[0].entries = old.into_iter().collect::<Vec<_>>().into_iter(),
+        Ok(old) => merge.olds[0] = Old::of(old.into_iter().collect()),
         Err(e) => {
             merge.report.stored_again += u64::from(!merge.writer.lost().is_empty());
             observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())));
@@ -91,32 +92,6 @@ pub fn files(
         observer.event(Told::Detail(&gauge.to_string()));
     }
     root
-}
-
-/// The parent's entries of a folder, from where the walk is.
-struct Old {
-    entries: std::vec::IntoIter<Entry>,
-    next: Option<Entry>,
-}
-
-impl Old {
-    /// The entry of that name; those before it were deleted. Names come in rising order.
-    fn find(&mut self, name: &[u8]) -> Option<Entry> {
-        loop {
-            let entry = match self.next.take() {
-                Some(entry) => entry,
-                None => self.entries.next()?,
-            };
-            match entry.name.as_slice().cmp(name) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Some(entry),
-                std::cmp::Ordering::Greater => {
-                    self.next = Some(entry);
-                    return None;
-                }
-            }
-        }
-    }
 }
 
 /// What is to be done, in the order of the walk.
@@ -197,7 +172,7 @@ impl Merge<'_> {
                     )));
                     Vec::new()
                 });
-                self.olds.push(Old { entries: children.into_iter(), next: None });
+                self.olds.push(Old::of(children));
                 Step::Enter(coming, count)
             }
             Event::Leaf(item) => Step::Leaf(self.coming(item)),
@@ -599,21 +574,4 @@ impl Drop for Merge<'_> {
     fn drop(&mut self) {
         self.watch.lap_blocked(self.writer.blocked());
     }
-}
-
-fn same_kind(node: &Node, kind: Kind) -> bool {
-    match (node, kind) {
-        (Node::File(_), Kind::File)
-        | (Node::Folder(_), Kind::Folder)
-        | (Node::Symlink(_), Kind::Symlink)
-        | (Node::Fifo, Kind::Fifo)
-        | (Node::Socket, Kind::Socket) => true,
-        (Node::CharDevice(a), Kind::Char(b)) | (Node::BlockDevice(a), Kind::Block(b)) => *a == b,
-        _ => false,
-    }
-}
-
-/// Sizes of folders are the file system's own business.
-fn same_size(old: &Entry, size: u64) -> bool {
-    matches!(old.node, Node::Folder(_)) || old.stat.size == size
 }

@@ -4,6 +4,7 @@
 mod files;
 mod merge;
 mod output;
+mod parent;
 mod table;
 
 use crate::clock::Time;

@@ -92,12 +92,12 @@ impl Thief {
             epoch: self.epoch,
             recipient,
         };
-        let mut pack = PackWriter::new(&keys, Space::Data).unwrap();
+        let mut pack = PackWriter::new(&keys, Space::Data, Vec::new()).unwrap();
         let mut compressor = Compressor::new(Compression::None).unwrap();
         for content in contents {
             let rubbish = Draw(77).bytes(content.len());
             let chunks = [(self.id_of(content), content.len() as u32)];
-            pack.push(compressor.payload(&rubbish).unwrap(), &chunks);
+            pack.push(&compressor.payload(&rubbish).unwrap(), &chunks);
         }
         let Finished { entry, bytes } = pack.finish();
         let hex = entry.pack.hex();
