@@ -455,9 +455,9 @@ fn fields_of_a_newer_version_are_kept_and_come_behind_the_known_ones() {
     assert_eq!(read.unknown.0, [(7, vec![0x01]), (1000, vec![0x81, 0xf5])]);
     assert_eq!(read.encode(), newer);
     assert!(Note::decode(&changed_from(&note, &[(0, &[0x01])])).is_err());
-    let unknown = changed_from(&note, &[(1, &[0x09])]);
+    let unknown = changed_from(&note, &[(1, &[0x0a])]);
     let read = Note::decode(&unknown).unwrap();
-    assert_eq!((read.action, read.encode()), (Action::Newer(9), unknown), "an unknown action is kept");
+    assert_eq!((read.action, read.encode()), (Action::Newer(10), unknown), "an unknown action is kept");
     for cut in [&[0x40][..], &[0x41, 0x01]] {
         assert!(Note::decode(&changed_from(&note, &[(6, cut)])).is_err(), "ids of lost chunks: {cut:?}");
     }
