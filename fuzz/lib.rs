@@ -3,22 +3,28 @@
 
 extern crate self as pastfs;
 
+#[path = "../src/chunk/mod.rs"]
+pub mod chunk;
 #[path = "../src/clock.rs"]
 pub mod clock;
+#[path = "../src/event.rs"]
+pub mod event;
+#[path = "../src/source/exclude.rs"]
+pub mod exclude;
 #[path = "../src/fault.rs"]
 pub mod fault;
 #[path = "../src/format/mod.rs"]
 pub mod format;
 #[path = "../src/id.rs"]
 pub mod id;
-#[path = "../src/chunk/mod.rs"]
-pub mod chunk;
-#[path = "../src/source/exclude.rs"]
-pub mod exclude;
 #[path = "../src/moment.rs"]
 pub mod moment;
 #[path = "../src/mount/names.rs"]
 pub mod names;
+
+pub mod restore;
+#[path = "../src/tree/mod.rs"]
+pub mod tree;
 
 pub mod source {
     pub use crate::exclude::Exclude;
@@ -29,4 +35,5 @@ pub mod mount {
 }
 
 pub mod targets;
+pub mod trees;
 pub mod words;

@@ -9,7 +9,7 @@ use pastfs::format::config::Config;
 use pastfs::format::epoch::{Earlier, Succession};
 use pastfs::format::object::{self, Envelope, Kind, Signed};
 use pastfs::format::pack::{self, Header, PackEntry, Table};
-use pastfs::format::parity::Parity;
+use pastfs::format::parity::{Description, Parity};
 use pastfs::format::segment::{Retirement, Segment};
 use pastfs::format::slot::{Certificate, Label, Secrets, Slot};
 use pastfs::format::snapshot::{Lease, Manifest, Note, Private};
@@ -213,8 +213,11 @@ pub fn pack_header(data: &[u8]) {
     }
 }
 
-/// The last bytes of a pack.
+/// What heals a pack.
 pub fn parity(data: &[u8]) {
+    if let Ok(start) = Description::of_object(data) {
+        assert!(data[8..].starts_with(&start.encode()));
+    }
     if let Ok(read) = Parity::decode(data) {
         let d = read.description;
         assert_eq!(data.len(), d.object_len());
@@ -224,6 +227,7 @@ pub fn parity(data: &[u8]) {
     }
 }
 
+/// The last bytes of a pack.
 fn pack_trailer(data: &[u8]) {
     if let Ok((table_len, frames)) = pack::decode_trailer(data) {
         assert!(data.ends_with(&pack::trailer(table_len, frames)));

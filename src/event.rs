@@ -18,6 +18,10 @@ pub enum Outcome {
     Restored,
     /// It was there already, and equal.
     Skipped,
+    /// It was there already, and what differed was written.
+    Rewritten,
+    /// It was not in the snapshot, and is gone.
+    Deleted,
     /// It was read from the repository, and is what it must be or was told to be not.
     Verified,
 }

@@ -52,6 +52,9 @@ const REPLICA: &str =
     "copy the object back from another copy of the repository, if there is one; all else can still be used";
 const MISSING: &str = "copy the pack back from another copy of the repository, if there is one; else `pastfs repair index` takes \
                        it out of the index, and the next backup stores again what the source still has";
+const OBJECT: &str = "`pastfs repair snapshots` puts it back on a machine that has listed it before; else copy the object back from \
+                      another copy of the repository. While it is there no prune deletes anything; `pastfs repair snapshots \
+                      --drop-damaged` removes it";
 const LIST: &str = "run `pastfs repair index`: it names again all packs that are there; what is not, the next backup after it \
                     stores again if the source still has it";
 const LOST: &str = "back up again the folders that are hit: what the source still has is stored again; `pastfs repair \
@@ -61,6 +64,7 @@ const LOST: &str = "back up again the folders that are hit: what the source stil
 fn advice_for(object: &str) -> &'static str {
     match object.split_once('/') {
         Some(("index", _)) => LIST,
+        Some(("notes" | "snapshots", _)) => OBJECT,
         _ => REPLICA,
     }
 }
@@ -89,6 +93,14 @@ impl Findings {
     pub fn object(&mut self, name: &str, e: &Error) {
         let advice = e.advice().unwrap_or(advice_for(name)).to_owned();
         self.others.push(Finding { object: name.into(), what: e.chain(), advice, ..Finding::default() });
+    }
+
+    /// What heals a pack is damaged or missing.
+    pub fn parity(&mut self, pack: PackId, e: &Error) {
+        let object = format!("parity/{pack}");
+        if !self.others.iter().any(|f| f.object == object) {
+            self.object(&object, e);
+        }
     }
 
     /// A pack of so many chunks that is not there.

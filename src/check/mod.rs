@@ -2,7 +2,7 @@
 //!
 //! Every object is listed; all but packs are read and proven; every chunk that a snapshot needs must be named by a segment,
 //! at its size, in a pack that is there. Chunks of trees are read and verified on the way. With `--read-data` packs are
-//! read whole as well, before the walk, which then names the files that are hit.
+//! read whole as well, and what heals them is held against them, before the walk, which then names the files that are hit.
 
 mod finding;
 mod subset;
@@ -18,14 +18,14 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Result};
 use crate::format::pack::PackEntry;
 use crate::id::PackId;
-use crate::repository::{Found, Repository, Right, Survey};
+use crate::repository::{Found, Repository, Right, Snapshot, Survey};
 use finding::Findings;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use subset::Rotation;
-use walk::{Shelf, Walk};
+use walk::{Pass, Shelf, Walk};
 
 /// How often a check begins anew, since what it found may come from what others deleted in order meanwhile.
 const ROUNDS: usize = 3;
@@ -96,6 +96,9 @@ fn round(
         findings.object(&flaw.object, &flaw.error);
         findings.is_index_torn |= flaw.object.starts_with("index/");
     }
+    for (pack, e) in &survey.parity {
+        findings.parity(*pack, e);
+    }
     findings.is_index_torn |= !survey.unused.is_empty();
     let mut shelves = HashMap::new();
     let mut named = Vec::new();
@@ -139,6 +142,9 @@ fn round(
                     findings.damaged(entry, e);
                     findings.lost(entry, &examined.chunks);
                 }
+                if let Some(e) = examined.parity {
+                    findings.parity(entry, &e);
+                }
                 if let Some(shelf) = shelves.get_mut(&entry) {
                     shelf.bad = examined.bad;
                 }
@@ -155,17 +161,47 @@ fn round(
     if options.read_data.is_none() {
         plan(observer, &survey, 0, 0);
     }
+    report.chunks = go_through(repository, &survey, &shelves, &mut findings, observer, stop)?;
+    report.snapshots = survey.snapshots.len() as u64;
+    Ok((survey, findings, report))
+}
+
+/// All that snapshots need must be there. How many references there are.
+fn go_through(
+    repository: &Arc<Repository>,
+    survey: &Survey,
+    shelves: &HashMap<PackId, Shelf>,
+    findings: &mut Findings,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<u64> {
     let reader = repository.reader();
-    let mut walk = Walk::new(repository, &reader, &shelves, &mut findings, stop);
+    let needed = repository.index()?.marks()?;
+    let mut walk = Walk::new(repository, &reader, shelves, findings, stop, Pass::Gather(&needed))?;
     for s in &survey.snapshots {
         let name = format!("snapshots/{}", s.id);
         observer.event(Event::Started(Path::new(&name)));
-        walk.snapshot(s).doing(|| format!("walking through snapshot {}", s.id.short()))?;
+        walk.snapshot(s).doing(|| walking(s))?;
         verified(observer, &name);
     }
-    report.chunks = walk.chunks;
-    report.snapshots = survey.snapshots.len() as u64;
-    Ok((survey, findings, report))
+    let (chunks, is_hurt) = (walk.chunks, walk.is_hurt);
+    let suspects = match walk::suspects(repository, shelves, &needed, stop)? {
+        None if !is_hurt => return Ok(chunks),
+        None => repository.index()?.seen()?,
+        Some(suspects) => suspects,
+    };
+    observer.event(Event::Detail(
+        "something is lost: the snapshots are gone through again, to name the files that are hit",
+    ));
+    let mut walk = Walk::new(repository, &reader, shelves, findings, stop, Pass::Name(&suspects))?;
+    for s in &survey.snapshots {
+        walk.snapshot(s).doing(|| walking(s))?;
+    }
+    Ok(chunks)
+}
+
+fn walking(s: &Snapshot) -> String {
+    format!("walking through snapshot {}", s.id.short())
 }
 
 fn chunks_of(repository: &Repository, pack: &PackId) -> Result<u64> {

@@ -1,5 +1,7 @@
-//! The walk through all that snapshots need: each page of each tree once, but where something is wrong below it, which
-//! is met again in each snapshot, so that all of them are named.
+//! The walks through all that snapshots need. The first one reads each page of each tree once, and notes which chunks of
+//! content it needs; these are then held against all places at once, both sorted by id, since ten million look-ups one after
+//! another take minutes. Only where that finds something is there a second walk: it looks up what is suspect, and meets what
+//! is wrong again in each snapshot, so that all of them are named.
 
 use super::finding::{Cause, Findings};
 use crate::event::Stop;
@@ -7,9 +9,15 @@ use crate::fault::Result;
 use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Entry, Extent, Node, Page};
 use crate::id::{ChunkId, PackId, SnapshotId};
+use crate::index::{Lies, Mark, Marks, Seen};
 use crate::repository::{Reader, Repository, Snapshot, is_finding};
 use crate::tree::{extent_page, page, root_entry};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+
+/// Of a page: it was gone through, and need not be again.
+const DONE: Mark = 1;
+/// Of a chunk: it must be looked up. Any other mark is the length that it was read with.
+const SUSPECT: Mark = Mark::MAX;
 
 /// What may be relied on of a pack.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +30,21 @@ pub struct Shelf {
     pub bad: Vec<u32>,
 }
 
+impl Shelf {
+    /// Whether a chunk in this frame may be relied on without reading it.
+    fn is_good(&self, frame: u32) -> bool {
+        self.is_whole && !self.is_retired && !self.bad.contains(&frame)
+    }
+}
+
+/// What a walk does with chunks of content.
+pub enum Pass<'a> {
+    /// They are noted, with their lengths; of what is wrong is only noted that there is something.
+    Gather(&'a Marks),
+    /// Those that are suspect are looked up, and what is wrong goes to the findings.
+    Name(&'a Seen),
+}
+
 /// Goes through snapshots, one after another.
 pub struct Walk<'a> {
     pub repository: &'a Repository,
@@ -30,12 +53,42 @@ pub struct Walk<'a> {
     pub shelves: &'a HashMap<PackId, Shelf>,
     pub findings: &'a mut Findings,
     pub stop: &'a Stop,
-    /// Pages of trees and of extents below which nothing is wrong: about 50 bytes for each, so 1 GB of memory does for
-    /// the folders of 20 million distinct pages (a page holds up to some hundred entries).
-    clean: HashSet<ChunkId>,
+    pass: Pass<'a>,
+    /// Pages of trees and of extents that were met; of those that name what is wrong, only pages below which all is well.
+    done: Seen,
     /// References that were followed.
     pub chunks: u64,
+    /// Something is wrong with a page.
+    pub is_hurt: bool,
     snapshot: SnapshotId,
+}
+
+/// The chunks of content, of all that are needed, that no pack may be relied on for.
+///
+/// # Errors
+/// What the cache's disk says; `Stopped`.
+pub fn suspects(
+    repository: &Repository,
+    shelves: &HashMap<PackId, Shelf>,
+    needed: &Marks,
+    stop: &Stop,
+) -> Result<Option<Seen>> {
+    let index = repository.index()?;
+    let (suspects, mut are_there) = (index.seen()?, false);
+    let census = index.census(needed)?;
+    // What only the cache of this machine remembers of a damaged segment does not count.
+    let shelves: Vec<Option<&Shelf>> = census.packs.iter().map(|p| shelves.get(&p.id)).collect();
+    census.each(|id, lens, places| {
+        stop.check()?;
+        let is_good =
+            |l: &Lies, len: &Mark| l.len == *len && shelves[l.pack].is_some_and(|s| s.is_good(l.frame));
+        if !lens.iter().all(|len| places.iter().any(|l| is_good(l, len))) {
+            suspects.set(id, SUSPECT)?;
+            are_there = true;
+        }
+        Ok(())
+    })?;
+    Ok(are_there.then_some(suspects))
 }
 
 /// A page that is under way.
@@ -65,19 +118,21 @@ impl<'a> Walk<'a> {
         shelves: &'a HashMap<PackId, Shelf>,
         findings: &'a mut Findings,
         stop: &'a Stop,
-    ) -> Self {
-        let (clean, chunks, snapshot) = (HashSet::new(), 0, SnapshotId([0; 32]));
-        Self { repository, reader, shelves, findings, stop, clean, chunks, snapshot }
+        pass: Pass<'a>,
+    ) -> Result<Self> {
+        let done = repository.index()?.seen()?;
+        let (chunks, is_hurt, snapshot) = (0, false, SnapshotId([0; 32]));
+        Ok(Self { repository, reader, shelves, findings, stop, pass, done, chunks, is_hurt, snapshot })
     }
 
-    /// Looks at everything that a snapshot needs; what is wrong goes to the findings.
+    /// Looks at everything that a snapshot needs.
     ///
     /// # Errors
     /// What the store says where it is not about what is read; `Stopped`.
     pub fn snapshot(&mut self, s: &Snapshot) -> Result<()> {
         let root = s.manifest.root;
         self.snapshot = s.id;
-        if self.clean.contains(&root) {
+        if self.meets(&root)? {
             return Ok(());
         }
         let mut path = Vec::new();
@@ -105,7 +160,7 @@ impl<'a> Walk<'a> {
                         inner = self.enter(&p.id, Some(level), &path)?;
                     }
                     None => {
-                        hurt |= self.leave(&mut open);
+                        hurt |= self.leave(&mut open)?;
                         continue;
                     }
                 },
@@ -119,7 +174,7 @@ impl<'a> Walk<'a> {
                         }
                     }
                     None => {
-                        hurt |= self.leave(&mut open);
+                        hurt |= self.leave(&mut open)?;
                         continue;
                     }
                 },
@@ -132,25 +187,37 @@ impl<'a> Walk<'a> {
                 open.push(page);
             }
         }
-        if !hurt {
-            self.clean.insert(root);
+        self.left(&root, hurt)
+    }
+
+    /// A page is met. Whether it was before, and need not be gone through again.
+    fn meets(&self, id: &ChunkId) -> Result<bool> {
+        match self.pass {
+            Pass::Gather(_) => Ok(!self.done.raise(id, DONE)?),
+            Pass::Name(_) => Ok(self.done.get(id)?.is_some()),
         }
-        Ok(())
+    }
+
+    /// All below a page was met.
+    fn left(&self, id: &ChunkId, is_hurt: bool) -> Result<()> {
+        match self.pass {
+            Pass::Name(_) if !is_hurt => self.done.set(id, DONE),
+            _ => Ok(()),
+        }
     }
 
     /// The innermost page is over. Whether it is hurt, and so all above it.
-    fn leave(&mut self, open: &mut Vec<Open>) -> bool {
-        let Some(over) = open.pop() else { return false };
-        match (over.is_hurt, open.last_mut()) {
-            (false, _) => drop(self.clean.insert(over.id)),
-            (true, Some(above)) => above.is_hurt = true,
-            (true, None) => {}
+    fn leave(&mut self, open: &mut Vec<Open>) -> Result<bool> {
+        let Some(over) = open.pop() else { return Ok(false) };
+        self.left(&over.id, over.is_hurt)?;
+        if let Some(above) = open.last_mut() {
+            above.is_hurt |= over.is_hurt;
         }
-        over.is_hurt
+        Ok(over.is_hurt)
     }
 
     fn enter(&mut self, id: &ChunkId, level: Option<u8>, path: &[u8]) -> Result<Entered> {
-        if self.clean.contains(id) {
+        if self.meets(id)? {
             return Ok(Entered::Clean);
         }
         let shown = if path.is_empty() { b"/" } else { path };
@@ -195,16 +262,14 @@ impl<'a> Walk<'a> {
     }
 
     fn list(&mut self, id: &ChunkId, level: u8, len: u64, path: &[u8]) -> Result<bool> {
-        if self.clean.contains(id) {
+        if self.meets(id)? {
             return Ok(false);
         }
         let mut is_hurt = self.look(id, None, path)?;
         let read = extent_page(self.reader, id, level, len);
         let Some(extents) = self.sound(read, id, path)? else { return Ok(true) };
         is_hurt |= self.extents(&extents, path)?;
-        if !is_hurt {
-            self.clean.insert(*id);
-        }
+        self.left(id, is_hurt)?;
         Ok(is_hurt)
     }
 
@@ -212,34 +277,58 @@ impl<'a> Walk<'a> {
     /// which is read as well, only that some segment names it. Whether something is wrong.
     fn look(&mut self, id: &ChunkId, len: Option<u64>, path: &[u8]) -> Result<bool> {
         self.chunks += 1;
+        // No chunk is that long, so none of this length is found.
+        let len = len.map(|len| u32::try_from(len).unwrap_or(u32::MAX));
+        match (&self.pass, len) {
+            (Pass::Gather(needed), Some(len)) => {
+                needed.add(id, len)?;
+                return Ok(false);
+            }
+            (Pass::Name(suspects), Some(len)) => match suspects.get(id)? {
+                Some(SUSPECT) => {}
+                read => return Ok(read.is_some_and(|read| read != len)),
+            },
+            (_, None) => {}
+        }
         let (mut cause, mut is_worth_reading) = (Cause::Unnamed, false);
         for place in self.repository.index()?.places(id)? {
-            // What only the cache of this machine remembers of a damaged segment does not count.
             let Some(shelf) = self.shelves.get(&place.pack.id) else { continue };
-            let fits = len.is_none_or(|len| len == u64::from(place.len));
+            let fits = len.is_none_or(|len| len == place.len);
             if shelf.is_retired && len.is_some() {
                 cause = if cause == Cause::Unnamed { Cause::Lost } else { cause };
                 is_worth_reading |= shelf.is_whole && fits;
                 continue;
             }
-            let is_good = shelf.is_whole && fits && !shelf.bad.contains(&place.frame);
-            if is_good || len.is_none() {
+            if len.is_none() || (fits && shelf.is_good(place.frame)) {
                 return Ok(false);
             }
             cause = if fits { Cause::Pack(place.pack.id) } else { Cause::Length };
         }
-        if is_worth_reading {
+        if let (Pass::Name(suspects), Some(len), true) = (&self.pass, len, is_worth_reading) {
             match self.reader.chunk(Space::Data, id) {
-                Ok(_) => return Ok(false),
+                Ok(bytes) if bytes.len() == len as usize => {
+                    suspects.set(id, len)?;
+                    return Ok(false);
+                }
+                Ok(_) => cause = Cause::Length,
                 Err(e) if is_finding(&e) => {}
                 Err(e) => return Err(e),
             }
         }
-        self.findings.hit(cause, id, self.snapshot, path);
+        self.hit(cause, id, path);
         Ok(true)
     }
 
-    /// What was read of a chunk of a tree; damage goes to the findings.
+    /// Something is wrong, which hits a file.
+    fn hit(&mut self, cause: Cause, id: &ChunkId, path: &[u8]) {
+        self.is_hurt = true;
+        if let Pass::Name(_) = self.pass {
+            self.findings.hit(cause, id, self.snapshot, path);
+        }
+    }
+
+    /// What was read of a chunk of a tree; damage goes to the findings, in the first walk already, as nobody knows whether a
+    /// second one meets it again.
     fn sound<T>(&mut self, read: Result<T>, id: &ChunkId, path: &[u8]) -> Result<Option<T>> {
         let e = match read {
             Ok(value) => return Ok(Some(value)),
@@ -250,12 +339,10 @@ impl<'a> Walk<'a> {
         // Those in packs that are not retired come first.
         let known = places.iter().find_map(|p| Some((p.pack.id, self.shelves.get(&p.pack.id)?)));
         match known {
-            Some((_, shelf)) if shelf.is_retired => {
-                self.findings.hit(Cause::Lost, id, self.snapshot, path);
-            }
+            Some((_, shelf)) if shelf.is_retired => self.hit(Cause::Lost, id, path),
             Some((pack, _)) => {
                 self.findings.damaged(pack, e);
-                self.findings.hit(Cause::Pack(pack), id, self.snapshot, path);
+                self.hit(Cause::Pack(pack), id, path);
             }
             // Of a chunk that no segment names it was told already.
             None => {}

@@ -174,6 +174,8 @@ fn word_of(outcome: Outcome) -> &'static str {
         Outcome::Unchanged => "unchanged",
         Outcome::Restored => "restored",
         Outcome::Skipped => "skipped",
+        Outcome::Rewritten => "rewritten",
+        Outcome::Deleted => "deleted",
         Outcome::Verified => "verified",
     }
 }

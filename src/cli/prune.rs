@@ -312,6 +312,7 @@ fn tell_report(global: &Global, r: &Report) -> Result<()> {
         let summary = json!({
             "message_type": "summary",
             "snapshots_deleted": r.snapshots,
+            "notes_deleted": r.notes,
             "packs_deleted": r.deleted.0,
             "bytes_freed": r.deleted.1,
             "packs_retired": r.retired,

@@ -11,8 +11,8 @@ use crate::fault::{Error, Result};
 use crate::format::snapshot::Unread;
 use crate::id::PackId;
 use crate::repair::{
-    self, Emptied, Hurt, IndexReport, LOST_MAX, Losses, Mended, PacksOptions, PacksReport, SnapshotsOptions,
-    SnapshotsReport,
+    self, Broken, Emptied, Fate, Hurt, IndexReport, LOST_MAX, Losses, Mended, PacksOptions, PacksReport,
+    SnapshotsOptions, SnapshotsReport,
 };
 use crate::repository::{Repository, Right};
 use serde_json::{Map, Value, json};
@@ -53,7 +53,8 @@ pub struct Index {
 ///
 /// Reads the packs that are named, and those whose size is not what it must be; with --read-data all packs. What is whole of
 /// damaged ones is stored in new packs; the damaged ones are retired: they stay where they are, and what can be read of them can
-/// be read, until a prune deletes them. What snapshots lack after that is told, and the exit code is 4.
+/// be read, until a prune deletes them. Where the repository has parity, that of whole packs which is missing or damaged is
+/// written anew. What snapshots lack after that is told, and the exit code is 4.
 #[derive(clap::Args)]
 pub struct Packs {
     /// Packs to read, by id, as `pastfs check` names them
@@ -78,6 +79,9 @@ fn parse_pack(text: &str) -> std::result::Result<PackId, String> {
 /// and paths, with its tags and the tag `repaired`, without the files that are lost; they are named in it as not read. The
 /// old one stays, unless --forget is given: what is lost of it gives an error when it is read, never wrong bytes. A
 /// repair of the index and of packs, and a backup of what the source still has, save more: they come first.
+///
+/// Before that, manifests, notes, configs and keys that are damaged themselves are named. What this machine has listed before
+/// is put back: a snapshot with a new id. The rest goes with --drop-damaged only.
 #[derive(clap::Args)]
 pub struct Snapshots {
     /// Which snapshots: ids, `latest`, or times [default: all]
@@ -89,6 +93,12 @@ pub struct Snapshots {
     /// Forget the old snapshots once the new ones are there
     #[arg(long)]
     forget: bool,
+    /// Delete manifests, notes and configs that are damaged and cannot be put back
+    ///
+    /// While one is there, a prune deletes nothing, since it may name what is needed. With a manifest a snapshot is lost; with a
+    /// note what it said: a tag, a hold, or that a snapshot is forgotten.
+    #[arg(long)]
+    drop_damaged: bool,
     /// Change nothing, tell what is lost
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -307,6 +317,10 @@ fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
         };
         lines.push(format!("{}: {}; {lost}{done}", pack_name(&d.pack), words::harmless(&d.what)));
     }
+    for (pack, what) in &r.parity {
+        let done = if dry_run { "it would be written anew" } else { "it is written anew" };
+        lines.push(format!("parity/{pack}: {}; {done}", words::harmless(what)));
+    }
     lines.extend(lost_lines(&r.losses));
     if !quiet {
         let (packs, bytes) = r.read;
@@ -317,7 +331,8 @@ fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
             words::counted(r.damaged.len() as u64, "is", "are"),
         ));
         if r.stored > 0 {
-            lines.push(format!("stored: {}; a prune deletes the damaged packs", words::size(r.stored)));
+            let then = if r.damaged.is_empty() { "" } else { "; a prune deletes the damaged packs" };
+            lines.push(format!("stored: {}{then}", words::size(r.stored)));
         }
         if dry_run {
             lines.push("dry run: nothing was changed".into());
@@ -338,6 +353,11 @@ fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         })
     };
     let mut objects: Vec<Value> = r.damaged.iter().map(object).collect();
+    let parity = |(pack, what): &(PackId, String)| {
+        let object = format!("parity/{pack}");
+        json!({ "message_type": "damaged_parity", "object": object, "what": what })
+    };
+    objects.extend(r.parity.iter().map(parity));
     objects.extend(r.losses.hurt.iter().map(|hurt| Value::from(hurt_object(hurt))));
     objects.push(json!({
         "message_type": "summary",
@@ -345,6 +365,7 @@ fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         "read_packs": r.read.0,
         "read_bytes": r.read.1,
         "damaged_packs": r.damaged.len(),
+        "damaged_parity": r.parity.len(),
         "stored_bytes": r.stored,
         "lost_chunks": r.losses.chunks.len(),
         "hurt_snapshots": r.losses.hurt.len(),
@@ -377,6 +398,7 @@ impl Snapshots {
                 snapshots,
                 read_data: self.read_data,
                 forget: self.forget,
+                drop_damaged: self.drop_damaged,
                 dry_run,
                 host: access::host_name(),
             };
@@ -387,8 +409,32 @@ impl Snapshots {
     }
 }
 
+fn fate(b: &Broken, dry_run: bool) -> &'static str {
+    match (b.fate, dry_run) {
+        (Fate::PutBack, false) => "it was put back as this machine has seen it",
+        (Fate::PutBack, true) => "it would be put back as this machine has seen it",
+        (Fate::Dropped, false) => "it was removed",
+        (Fate::Dropped, true) => "it would be removed",
+        (Fate::Left, _) => "it is left as it is",
+    }
+}
+
+fn broken_object(b: &Broken) -> Value {
+    let fate = match b.fate {
+        Fate::PutBack => "put_back",
+        Fate::Dropped => "dropped",
+        Fate::Left => "left",
+    };
+    let (object, what, advice) = (&b.object, &b.what, b.advice);
+    json!({ "message_type": "damaged_object", "object": object, "what": what, "fate": fate, "advice": advice })
+}
+
 fn snapshots_lines(r: &SnapshotsReport, dry_run: bool, quiet: bool) -> Vec<String> {
     let mut lines = Vec::new();
+    for b in &r.broken {
+        let advice = if b.advice.is_empty() { String::new() } else { format!(": {}", b.advice) };
+        lines.push(format!("{}: {}; {}{advice}", b.object, words::harmless(&b.what), fate(b, dry_run)));
+    }
     for m in &r.mended {
         let what = hurt_line(&m.hurt);
         lines.push(match &m.new {
@@ -426,12 +472,14 @@ fn snapshots_objects(r: &SnapshotsReport, dry_run: bool) -> Vec<Value> {
         object.insert("forgotten".into(), m.forgotten.into());
         Value::from(object)
     };
-    let mut objects: Vec<Value> = r.mended.iter().map(object).collect();
+    let mut objects: Vec<Value> = r.broken.iter().map(broken_object).collect();
+    objects.extend(r.mended.iter().map(object));
     objects.push(json!({
         "message_type": "summary",
         "dry_run": dry_run,
         "snapshots": r.looked_at,
         "hurt_snapshots": r.mended.len(),
+        "damaged_objects": r.broken.len(),
         "seconds": r.seconds,
     }));
     objects

@@ -6,10 +6,10 @@ use super::output::Output;
 use super::progress::Progress;
 use super::select::{Filters, Target};
 use super::words;
-use crate::fault::{Doing, Result};
+use crate::fault::{Doing, Error, Result};
 use crate::id::SnapshotId;
 use crate::repository::Right;
-use crate::restore::{self, Options, Report};
+use crate::restore::{self, Options, Overwrite, Report};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,9 +17,10 @@ use std::path::PathBuf;
 /// Bring back a snapshot, or a part of it
 ///
 /// Of a folder the contents go into the target, a file goes into it under its name; of a whole snapshot the
-/// absolute paths lie below the target. Files that are there already and equal are left alone, others of the
-/// same name are replaced, and nothing outside the target is ever written. Without root, files belong to who
-/// restores them. SNAPSHOT is an id (at least 4 digits), `latest`, a time such as 2026-11-19 (the end of that
+/// absolute paths lie below the target. Files that are there already with the same size, time and attributes are
+/// left alone; of others of the same name only what differs is written. Nothing outside the target is ever
+/// written. A restore that was interrupted goes on where it was when it is run again. Without root, files belong
+/// to who restores them. SNAPSHOT is an id (at least 4 digits), `latest`, a time such as 2026-11-19 (the end of that
 /// day), '2026-11-19 14:00', yesterday or '3 days ago' (the newest snapshot not later than it), or the name of a
 /// folder in the mount.
 #[derive(clap::Args)]
@@ -36,16 +37,66 @@ pub struct Restore {
     /// Not what matches this gitignore pattern (may be repeated)
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<OsString>,
-    /// Write nothing; with -v, tell what would be restored
+    /// Which files that are there already are written over
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    overwrite: When,
+    /// Compare files that are there already by content, not by size and time: the same as --overwrite always
+    #[arg(short, long, conflicts_with = "overwrite")]
+    checksum: bool,
+    /// Delete what is in the restored folders and not in the snapshot
+    ///
+    /// Only within the paths that were backed up; but what the backup was told to leave out is not in the
+    /// snapshot, and goes as well: give the same --exclude here. What --exclude matches stays, with --include only
+    /// what that matches goes; what the backup could not read stays. Symbolic links are not followed, other file
+    /// systems not entered. Look at it with --dry-run -v first.
+    #[arg(long)]
+    delete: bool,
+    /// Read all files back when everything is written, and prove that they hold what the snapshot does
+    ///
+    /// All data is written to the disk and dropped from memory before, where the file system can (tmpfs cannot).
+    #[arg(long)]
+    verify: bool,
+    /// Write and delete nothing; with -v, tell what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]
     filters: Filters,
 }
 
+/// When a file that is there already is written over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum When {
+    /// If its content differs: every file is read
+    Always,
+    /// If its size, time or another attribute differs
+    #[default]
+    IfChanged,
+    /// If it is older than the one in the snapshot
+    IfNewer,
+    /// Not at all
+    Never,
+}
+
 impl Restore {
+    fn overwrite(&self) -> Result<Overwrite> {
+        let overwrite = match (self.checksum, self.overwrite) {
+            (true, _) | (_, When::Always) => Overwrite::Always,
+            (_, When::IfChanged) => Overwrite::IfChanged,
+            (_, When::IfNewer) => Overwrite::IfNewer,
+            (_, When::Never) => Overwrite::Never,
+        };
+        if self.verify && matches!(overwrite, Overwrite::IfNewer | Overwrite::Never) {
+            return Err(Error::misuse(
+                "--verify compares all files, and --overwrite leaves some that differ",
+            )
+            .hint("leave out one of the two"));
+        }
+        Ok(overwrite)
+    }
+
     pub fn run(self, global: &Global) -> Result<Exit> {
         let dry_run = self.dry_run;
+        let overwrite = self.overwrite()?;
         let source = Target::parse(&self.snapshot)?;
         let target =
             std::path::absolute(&self.target).doing(|| format!("looking for {}", self.target.display()))?;
@@ -62,6 +113,9 @@ impl Restore {
             target: target.clone(),
             include: self.include,
             exclude: self.exclude,
+            overwrite,
+            delete: self.delete,
+            verify: self.verify,
             dry_run,
             threads: 0,
         };
@@ -76,15 +130,20 @@ impl Restore {
             }
         }
         out.finish()?;
-        Ok(if report.failed + report.incomplete > 0 { Exit::Partly } else { Exit::Done })
+        Ok(match (report.damaged, report.failed + report.incomplete) {
+            (0, 0) => Exit::Done,
+            (0, _) => Exit::Partly,
+            _ => Exit::Damaged,
+        })
     }
 }
 
 fn summary(report: &Report, snapshot: &SnapshotId, dry_run: bool) -> Vec<String> {
+    let would = |done: &'static str, would: &'static str| if dry_run { would } else { done };
     let mut lines = vec![format!(
         "{} {} of snapshot {}: {} in {} ({})",
         words::counted(report.files, "file", "files"),
-        if dry_run { "would be restored" } else { "restored" },
+        would("restored", "would be restored"),
         snapshot.short(),
         words::size(report.bytes),
         words::duration(report.seconds),
@@ -92,6 +151,24 @@ fn summary(report: &Report, snapshot: &SnapshotId, dry_run: bool) -> Vec<String>
     )];
     if report.skipped > 0 {
         lines.push(format!("{} there already, and equal", words::counted(report.skipped, "was", "were")));
+    }
+    if report.rewritten > 0 {
+        let n = words::counted(report.rewritten, "was", "were");
+        lines.push(format!("{n} there already, {}", would("and rewritten where it differed", "and differ")));
+    }
+    if report.kept > 0 {
+        let n = words::counted(report.kept, "was", "were");
+        lines.push(format!("{n} there already, and left as --overwrite says"));
+    }
+    if report.skipped + report.rewritten > 0 && !dry_run {
+        lines.push(format!("{} written", words::size(report.written)));
+    }
+    if report.deleted > 0 {
+        let n = words::counted(report.deleted, "thing", "things");
+        lines.push(format!("{n} {}", would("deleted", "would be deleted")));
+    }
+    if report.verified > 0 {
+        lines.push(format!("{} read back and right", words::counted(report.verified, "file", "files")));
     }
     if report.failed > 0 {
         let mut line = format!("{} not restored", words::counted(report.failed, "entry was", "entries were"));
@@ -116,7 +193,12 @@ fn machine(report: &Report, snapshot: &SnapshotId, dry_run: bool) -> String {
         "folders": report.folders,
         "others": report.others,
         "bytes": report.bytes,
+        "bytes_written": report.written,
         "skipped": report.skipped,
+        "kept": report.kept,
+        "rewritten": report.rewritten,
+        "deleted": report.deleted,
+        "verified": report.verified,
         "failed": report.failed,
         "damaged": report.damaged,
         "incomplete": report.incomplete,

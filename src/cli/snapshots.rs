@@ -27,7 +27,7 @@ use serde_json::{Map, Value, json};
 pub struct Snapshots {
     #[command(flatten)]
     filters: Filters,
-    /// Take it for right that snapshots have vanished, and warn of these no more
+    /// Take it for right that snapshots and notes have vanished, and warn of these no more
     #[arg(long, conflicts_with_all = ["host", "tag", "path", "forgotten"])]
     accept_vanished: bool,
     /// List those that were forgotten and are still there: `pastfs forget --undo` brings them back
@@ -43,7 +43,7 @@ impl Snapshots {
             if global.json {
                 output::line(json!({ "accepted": accepted }).to_string())?;
             } else if !global.quiet {
-                let counted = words::counted(accepted, "vanished snapshot", "vanished snapshots");
+                let counted = words::counted(accepted, "vanished object", "vanished objects");
                 output::line(format!("accepted: {counted}"))?;
             }
             return Ok(Exit::Done);

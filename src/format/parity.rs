@@ -20,6 +20,9 @@ const FIELDS_LEN: usize = ID_LEN + 8 + 4 + 4 + 4;
 /// Bytes of a description: its fields and their checksum.
 pub const DESCRIPTION_LEN: usize = FIELDS_LEN + SUM_LEN;
 
+/// First bytes of an object that hold its description.
+pub const START_LEN: usize = 8 + DESCRIPTION_LEN;
+
 /// What a parity object is of, and how it is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -78,6 +81,15 @@ impl Description {
             parts: (u32::from_le_bytes(parts), u32::from_le_bytes(parity)),
         };
         (sum(fields) == *check && found.is_sound()).then_some(found)
+    }
+
+    /// The one at the beginning of an object, of which these are the first bytes.
+    ///
+    /// # Errors
+    /// `Damaged` where it is, or the head is.
+    pub fn of_object(start: &[u8]) -> Result<Self> {
+        let found = body(Kind::Parity, start)?.first_chunk().and_then(Self::decode);
+        found.ok_or_else(|| invalid("the description of a parity object is damaged"))
     }
 
     /// Bytes of the whole object.

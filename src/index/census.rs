@@ -66,16 +66,16 @@ impl Index {
 }
 
 impl Census<'_> {
-    /// Goes through all chunks that are named or marked, in the order of their ids: each with its mark and with all its
-    /// places, of which there are none for one that is lost.
+    /// Goes through all chunks that are named or marked, in the order of their ids: each with its marks in their order, and
+    /// with all its places, of which there are none for one that is lost.
     ///
     /// # Errors
     /// What `each` says; what the cache's disk says.
-    pub fn each(&self, mut each: impl FnMut(&ChunkId, Option<Mark>, &[Lies]) -> Result<()>) -> Result<()> {
+    pub fn each(&self, mut each: impl FnMut(&ChunkId, &[Mark], &[Lies]) -> Result<()>) -> Result<()> {
         let mut waiting = self.waiting.iter().peekable();
-        let mut marks = Merge::new(self.marks.sorted())?;
+        let mut marks = Merge::new(self.marks.sorted()?)?;
         let mut stored = self.state.reader.records(&[record::CHUNK]);
-        let mut places: Vec<Lies> = Vec::new();
+        let (mut places, mut of): (Vec<Lies>, Vec<Mark>) = Default::default();
         loop {
             let at_stored = match stored.item()? {
                 Some((key, _)) => Some(chunk_of(key)?),
@@ -100,7 +100,11 @@ impl Census<'_> {
             while let Some((_, lies)) = waiting.next_if(|(at, _)| *at == id) {
                 places.push(*lies);
             }
-            each(&id, marks.take(&id)?, &places)?;
+            of.clear();
+            while let Some(mark) = marks.take(&id)? {
+                of.push(mark);
+            }
+            each(&id, &of, &places)?;
         }
     }
 
@@ -144,7 +148,7 @@ impl<'a> Merge<'a> {
     fn at(&self) -> Option<ChunkId> {
         self.next.map(|(id, _)| id)
     }
-    /// The mark of this chunk, if it is the next one.
+    /// The next mark, if it is of this chunk.
     fn take(&mut self, id: &ChunkId) -> Tried<Option<Mark>> {
         match self.next {
             Some((at, mark)) if at == *id => {

@@ -6,7 +6,7 @@
 //! <cache>/db-<random>/      a RocksDB database
 //! <cache>/in-<random>.sst   a batch on its way into it
 //! <cache>/readers/<pid>-<random>/   the folder that a secondary instance needs; `held` in it is locked
-//! <cache>/marks/<pid>-<random>/     a set of marks, likewise
+//! <cache>/marks/<pid>-<random>/     what one walk has met, likewise: see scratch.rs
 //! ```
 //!
 //! Everybody reads through a secondary instance; a primary is open only while somebody writes. A database
@@ -25,7 +25,7 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions,
     CompactionDecision, DB, DBCompressionType, DBPinnableSlice, DBRawIterator, ErrorKind,
     IngestExternalFileOptions, LogLevel, LruCacheOptions, Options, ReadOptions, SliceTransform,
-    SstFileWriter, WaitForCompactOptions, WriteOptions,
+    SstFileWriter, WaitForCompactOptions,
 };
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ const BLOCK_CACHE: usize = 64 << 20;
 /// (measured: 5,000 look-ups a second against 170,000).
 const CACHE_SHARD_BITS: i32 = 2;
 /// Bloom filter: 1 % false answers.
-const FILTER_BITS: f64 = 10.0;
+pub(super) const FILTER_BITS: f64 = 10.0;
 /// Files of level 0 that start a compaction; each one costs each look-up.
 const LEVEL0_FILES: i32 = 8;
 /// Length of the files that compactions write: each file is opened at a start, with four reads where nothing is in memory,
@@ -50,8 +50,6 @@ const LEVEL0_FILES: i32 = 8;
 const FILE_BYTES: u64 = 256 << 20;
 /// Bytes that a scan of all chunks reads at a time.
 const SCAN_AHEAD: usize = 2 << 20;
-/// Bytes of a set of marks that are sorted in memory; RocksDB may hold two of them. 10 million marks are 20 runs.
-const RUN_BYTES: usize = 32 << 20;
 /// Bytes that a start reads at a time of what is kept of segments: else it is block by block, 4 KiB each, and half a megabyte
 /// for 10,000.
 const START_AHEAD: usize = 256 << 10;
@@ -95,7 +93,7 @@ impl From<Trouble> for Error {
 }
 
 /// Sorts RocksDB's errors by what can be done about them. Its messages are all there is to go by.
-fn trouble(doing: impl Into<String>, e: rocksdb::Error) -> Trouble {
+pub(super) fn trouble(doing: impl Into<String>, e: rocksdb::Error) -> Trouble {
     let text = e.to_string();
     let has = |what: &str| text.contains(what);
     let fault = if has("No space left") || has("Disk quota") || has("Too many open files") {
@@ -114,8 +112,8 @@ fn trouble(doing: impl Into<String>, e: rocksdb::Error) -> Trouble {
 
 /// The cache folder.
 pub struct Home {
-    dir: PathBuf,
-    cache: Cache,
+    pub(super) dir: PathBuf,
+    pub(super) cache: Cache,
 }
 
 /// The right to write; ends when dropped, and with the process.
@@ -150,7 +148,7 @@ impl Home {
         Ok(Self { dir: dir.to_path_buf(), cache: Cache::new_lru_cache_opts(&lru) })
     }
 
-    fn doing(&self, what: &str) -> String {
+    pub(super) fn doing(&self, what: &str) -> String {
         format!("{what} the cache {}", self.dir.display())
     }
 
@@ -274,33 +272,6 @@ impl Home {
         Ok(Writer { home: self, options, base: Base { db } })
     }
 
-    /// An empty database that nobody else sees and that is gone when it is dropped, for many small records that come in
-    /// any order: they lie in sorted runs, one for each [`RUN_BYTES`], which are read together.
-    pub fn scratch(&self) -> Tried<Scratch> {
-        let nest = Nest::new(&self.dir.join("marks"))?;
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&self.cache);
-        table.set_bloom_filter(FILTER_BITS, false);
-        table.set_cache_index_and_filter_blocks(true);
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.set_block_based_table_factory(&table);
-        options.set_compression_type(DBCompressionType::None);
-        options.set_write_buffer_size(RUN_BYTES);
-        options.set_disable_auto_compactions(true);
-        options.set_level_zero_slowdown_writes_trigger(i32::MAX);
-        options.set_level_zero_stop_writes_trigger(i32::MAX);
-        options.set_keep_log_file_num(1);
-        options.set_log_level(LogLevel::Error);
-        options.set_stats_dump_period_sec(0);
-        options.set_stats_persist_period_sec(0);
-        let mut how = WriteOptions::default();
-        how.disable_wal(true);
-        let db = DB::open(&options, nest.path.join("db"))
-            .map_err(|e| trouble(self.doing("making a set of marks in"), e))?;
-        Ok(Scratch { base: Base { db }, how, _nest: nest })
-    }
-
     /// Rewrites the database without the keys that `dead` tells. `dead` runs on RocksDB's threads.
     pub fn purge(&self, name: &str, _: &Lock, dead: impl Fn(&[u8]) -> bool + Send + 'static) -> Tried<()> {
         let mut options = self.options();
@@ -344,7 +315,7 @@ impl Home {
 
 /// What readers and writers have in common.
 pub struct Base {
-    db: DB,
+    pub(super) db: DB,
 }
 
 impl Base {
@@ -463,35 +434,14 @@ impl std::ops::Deref for Reader {
     }
 }
 
-/// See [`Home::scratch`].
-pub struct Scratch {
-    base: Base,
-    how: WriteOptions,
-    _nest: Nest,
-}
-
-impl Scratch {
-    /// Adds a record, or replaces it.
-    pub fn put(&self, key: &[u8], value: &[u8]) -> Tried<()> {
-        self.base.db.put_opt(key, value, &self.how).map_err(|e| trouble("writing to a set of marks", e))
-    }
-}
-
-impl std::ops::Deref for Scratch {
-    type Target = Base;
-    fn deref(&self) -> &Base {
-        &self.base
-    }
-}
-
 /// A folder for a secondary instance's log, gone with it.
-struct Nest {
-    path: PathBuf,
+pub(super) struct Nest {
+    pub(super) path: PathBuf,
     _held: File,
 }
 
 impl Nest {
-    fn new(readers: &Path) -> Result<Self> {
+    pub(super) fn new(readers: &Path) -> Result<Self> {
         let name = format!("{}-{}", std::process::id(), hex(&clock::random_array::<8>()));
         let path = readers.join(name);
         let doing = || format!("making {}", path.display());

@@ -16,13 +16,14 @@ mod commit;
 mod database;
 mod marks;
 mod record;
+mod scratch;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub use census::{Census, Lies, Pack};
 pub use claims::{Claim, Claims};
-pub use marks::{Mark, Marks};
+pub use marks::{Mark, Marks, Seen};
 
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::{PackEntry, Space};

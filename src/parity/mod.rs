@@ -4,7 +4,7 @@
 //! As many damaged parts can be healed as there are parity parts, wherever they lie, also in the parity itself.
 
 use crate::fault::{Error, Fault, Result};
-use crate::format::parity::{Description, PARTS_MAX, Parity, encode, sum};
+use crate::format::parity::{Description, PARTS_MAX, Parity, SUM_LEN, encode, sum};
 use crate::id::PackId;
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
@@ -23,8 +23,15 @@ fn plan(pack: PackId, size: u64, percent: u8) -> Description {
     Description { pack, size, part_len: part_len as u32, parts: (parts as u32, parity as u32) }
 }
 
+const COMPUTING: &str = "computing parity";
+
 fn trouble(doing: &'static str) -> impl Fn(reed_solomon_simd::Error) -> Error {
     move |e| Error::with_source(Fault::Bug, doing, e)
+}
+
+/// Bytes of the parity object of a pack of this length, with so many hundredths of parity.
+pub fn len_of(size: u64, percent: u8) -> u64 {
+    plan(PackId([0; 32]), size, percent).object_len() as u64
 }
 
 /// The parity object of a pack.
@@ -32,31 +39,81 @@ fn trouble(doing: &'static str) -> impl Fn(reed_solomon_simd::Error) -> Error {
 /// # Errors
 /// `Bug` where the code refuses, which it has no reason to.
 pub fn of_pack(pack: PackId, bytes: &[u8], percent: u8) -> Result<Vec<u8>> {
-    let plan = plan(pack, bytes.len() as u64, percent);
-    let len = plan.part_len as usize;
-    let doing = trouble("computing parity");
-    let mut encoder =
-        ReedSolomonEncoder::new(plan.parts.0 as usize, plan.parts.1 as usize, len).map_err(&doing)?;
-    let mut sums = Vec::new();
-    for part in bytes.chunks(len) {
-        let part = filled(part, len);
-        sums.push(sum(&part));
-        encoder.add_original_shard(&part).map_err(&doing)?;
-    }
-    let coded = encoder.encode().map_err(&doing)?;
-    let parts: Vec<&[u8]> = coded.recovery_iter().collect();
-    sums.extend(parts.iter().map(|p| sum(p)));
-    Ok(encode(&plan, &sums, &parts))
+    let mut maker = Maker::new(pack, bytes.len() as u64, percent)?;
+    maker.add(bytes)?;
+    maker.finish()
 }
 
-/// A part of this length; a shorter one is filled with zeros.
-fn filled(part: &[u8], len: usize) -> std::borrow::Cow<'_, [u8]> {
-    if part.len() == len {
-        return part.into();
+/// Makes the parity object of a pack whose bytes come one after another.
+pub struct Maker {
+    plan: Description,
+    encoder: ReedSolomonEncoder,
+    sums: Vec<[u8; SUM_LEN]>,
+    /// The beginning of a part.
+    begun: Vec<u8>,
+}
+
+impl Maker {
+    /// With so many hundredths of parity.
+    ///
+    /// # Errors
+    /// As [`of_pack`].
+    pub fn new(pack: PackId, size: u64, percent: u8) -> Result<Self> {
+        Self::by(plan(pack, size, percent))
     }
-    let mut whole = part.to_vec();
-    whole.resize(len, 0);
-    whole.into()
+
+    /// As a description says: that of a parity object that is there.
+    ///
+    /// # Errors
+    /// As [`of_pack`].
+    pub fn by(plan: Description) -> Result<Self> {
+        let (parts, parity) = plan.parts;
+        let encoder = ReedSolomonEncoder::new(parts as usize, parity as usize, plan.part_len as usize)
+            .map_err(trouble(COMPUTING))?;
+        Ok(Self { plan, encoder, sums: Vec::new(), begun: Vec::new() })
+    }
+
+    /// The next bytes of the pack.
+    ///
+    /// # Errors
+    /// As [`of_pack`], also where it has more bytes than was said.
+    pub fn add(&mut self, mut bytes: &[u8]) -> Result<()> {
+        let len = self.plan.part_len as usize;
+        if !self.begun.is_empty() {
+            let more = bytes.len().min(len - self.begun.len());
+            self.begun.extend_from_slice(&bytes[..more]);
+            bytes = &bytes[more..];
+            if self.begun.len() < len {
+                return Ok(());
+            }
+            let part = std::mem::take(&mut self.begun);
+            self.part(&part)?;
+        }
+        let parts = bytes.chunks_exact(len);
+        self.begun.extend_from_slice(parts.remainder());
+        parts.into_iter().try_for_each(|part| self.part(part))
+    }
+
+    fn part(&mut self, part: &[u8]) -> Result<()> {
+        self.sums.push(sum(part));
+        self.encoder.add_original_shard(part).map_err(trouble(COMPUTING))
+    }
+
+    /// The object, once all bytes were given.
+    ///
+    /// # Errors
+    /// As [`of_pack`], also where they were not.
+    pub fn finish(mut self) -> Result<Vec<u8>> {
+        if !self.begun.is_empty() {
+            let mut part = std::mem::take(&mut self.begun);
+            part.resize(self.plan.part_len as usize, 0);
+            self.part(&part)?;
+        }
+        let coded = self.encoder.encode().map_err(trouble(COMPUTING))?;
+        let parts: Vec<&[u8]> = coded.recovery_iter().collect();
+        self.sums.extend(parts.iter().map(|p| sum(p)));
+        Ok(encode(&self.plan, &self.sums, &parts))
+    }
 }
 
 /// A pack as it was, from what is left of it (parts that could not be read may hold anything) and its parity object; with
@@ -144,6 +201,23 @@ mod tests {
             if parity < parts {
                 assert!(heal(id, damaged(parity + 1), &object).is_err(), "{len}");
             }
+        }
+    }
+
+    #[test]
+    fn bytes_that_come_in_pieces_make_the_same_parity() {
+        for len in [1, 4096, 70_000] {
+            let (id, bytes) = pack(len);
+            let whole = of_pack(id, &bytes, 20).unwrap();
+            assert_eq!(whole.len() as u64, len_of(len as u64, 20));
+            for piece in [1, 100, 4095, 4097, 9000] {
+                let mut maker = Maker::new(id, len as u64, 20).unwrap();
+                bytes.chunks(piece).for_each(|piece| maker.add(piece).unwrap());
+                assert!(maker.finish().unwrap() == whole, "{len} in pieces of {piece}");
+            }
+            let mut maker = Maker::new(id, len as u64, 20).unwrap();
+            maker.add(&bytes[..len - 1]).unwrap();
+            assert!(len % 4096 != 1 || maker.finish().is_err(), "a part is missing");
         }
     }
 

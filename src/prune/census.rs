@@ -14,6 +14,9 @@ use std::sync::Arc;
 const LEASES_SECONDS: i64 = 300;
 /// Sessions that are over count for so long where lists may be stale, in seconds: somebody may not see yet what they wrote.
 const STALE_SECONDS: i64 = 12 * 3600;
+/// Notes stay for so long after the last word on snapshots that are gone, in seconds, a year: a machine that has not listed since
+/// would miss the snapshots, and learns from them why.
+const NOTES_SECONDS: i64 = 365 * 24 * 3600;
 /// How often all is counted anew, since what was listed was deleted in order meanwhile.
 const ROUNDS: usize = 5;
 /// Lost chunks that are named in a message.
@@ -108,12 +111,18 @@ pub struct Census {
     pub packs: Vec<Pack>,
     /// Packs that no segment names, with size and time; a retired one is none of these.
     pub strays: Vec<(PackId, u64, i64)>,
+    /// Parity of packs that are gone, and that no segment names but as retired; with size and time.
+    pub orphans: Vec<(PackId, u64, i64)>,
     /// Retired packs that may go: what is needed of them lies elsewhere, or in the frames that [`Pack::frames`] names.
     pub due: Vec<(Retired, u64)>,
     /// Retired packs that cannot go yet, and their bytes.
     pub waiting: (u64, u64),
     /// Retirements of packs that are not there any more and are not marked so.
     pub gone: Vec<Retired>,
+    /// Notes that say nothing of what is there, since so long that nobody asks any more.
+    pub spent: Vec<NoteId>,
+    /// Notes of lost chunks of which all are there again, or needed by nobody; with the times at which they were written.
+    pub healed: Vec<(NoteId, i64)>,
     /// What is needed.
     pub marks: Marks,
     /// Chunks that are wanted, and their bytes before compression.
@@ -184,15 +193,20 @@ impl Census {
             doomed,
             packs: Vec::new(),
             strays: Vec::new(),
+            orphans: Vec::new(),
             due: Vec::new(),
             waiting: (0, 0),
             gone: Vec::new(),
+            spent: Vec::new(),
+            healed: Vec::new(),
             marks,
             wanted: (0, 0),
         };
         let is_due = |r: &Retired| is_ripe(&r.sweep) && now - r.retired >= terms.grace;
         let due: HashMap<PackId, Retired> =
             sight.retired.iter().filter(|r| is_due(r)).map(|r| (r.pack, *r)).collect();
+        let spent = sight.ended.spent.iter().filter(|(_, since)| now - since >= NOTES_SECONDS);
+        census.spent = spent.map(|(id, _)| *id).collect();
         census.weigh(terms, &sight, &due)?;
         census.sort_out(terms, &sight, &due)?;
         census.sessions = sessions;
@@ -229,14 +243,17 @@ impl Census {
                 frames: Bits::default(),
             });
         }
+        // What repairs could not save; it is not saved yet where it is needed and lies in no pack that stays.
+        let noted: HashSet<&ChunkId> = sight.ended.lost.iter().flat_map(|(_, _, chunks)| chunks).collect();
+        let mut still_lost: HashSet<ChunkId> = HashSet::new();
         // A list is not taken in one moment: what can be found is there.
         let mut looked_for: HashMap<usize, bool> = HashMap::new();
-        census.each(|id, mark, places| {
+        census.each(|id, marks, places| {
             terms.stop.check()?;
             for lies in places {
                 packs[lies.pack].raw += u64::from(lies.len);
             }
-            let Some(mark) = mark else { return Ok(()) };
+            let Some(mark) = marks.last().copied() else { return Ok(()) };
             let counts = |l: &&Lies| packs[l.pack].state == State::Free;
             // The same one each time, and rather in a big pack: small ones are merged.
             let best = |l: &&Lies| (l.trusted, packs[l.pack].size, packs[l.pack].id);
@@ -253,6 +270,9 @@ impl Census {
             // Only where a full key says so may another place be given up.
             if place.is_some_and(|p| p.trusted) {
                 return Ok(());
+            }
+            if noted.contains(id) {
+                still_lost.insert(*id);
             }
             let mut found = place.is_some();
             for lies in places {
@@ -295,6 +315,9 @@ impl Census {
             ));
         }
         (self.packs, self.wanted) = (packs, wanted);
+        let is_healed = |chunks: &[ChunkId]| !chunks.iter().any(|id| still_lost.contains(id));
+        let healed = sight.ended.lost.iter().filter(|(_, _, chunks)| is_healed(chunks));
+        self.healed = healed.map(|(id, written, _)| (*id, *written)).collect();
         Ok(())
     }
 
@@ -321,6 +344,11 @@ impl Census {
         }
         let strays = sight.packs.iter().filter(|(id, _)| !named.contains(id) && !seen.contains(id));
         self.strays = strays.map(|(id, listed)| (*id, listed.size, listed.written)).collect();
+        // A pack that is lost and named may be healed from its parity alone, if there is as much.
+        let is_over =
+            |id: &PackId| !sight.packs.contains_key(id) && (!named.contains(id) || seen.contains(id));
+        let orphans = sight.parity.iter().filter(|(id, _)| is_over(id));
+        self.orphans = orphans.map(|(id, listed)| (*id, listed.size, listed.written)).collect();
         Ok(())
     }
 }
@@ -365,7 +393,7 @@ fn sessions(terms: &Terms<'_>, sweep: &mut Sweep) -> Result<(Vec<Session>, usize
 }
 
 fn walk(terms: &Terms<'_>, visible: &[Arc<Snapshot>], kept: &[Arc<Snapshot>]) -> Result<Marks> {
-    let marks = terms.repository.index()?.marks()?;
+    let (marks, seen) = (terms.repository.index()?.marks()?, terms.repository.index()?.seen()?);
     let reader = terms.repository.reader();
     terms.observer.event(Event::Planned { files: (visible.len() + kept.len()) as u64, bytes: 0 });
     for (mark, snapshots) in [(WANTED, visible), (KEPT, kept)] {
@@ -373,11 +401,13 @@ fn walk(terms: &Terms<'_>, visible: &[Arc<Snapshot>], kept: &[Arc<Snapshot>]) ->
             let name = format!("snapshots/{}", s.id);
             let path = Path::new(&name);
             terms.observer.event(Event::Started(path));
-            // What is marked already was gone through; listed snapshots come first.
             let walked = reader.needs(s, terms.stop, &mut |need| match need {
-                Need::Page(id) => marks.raise(&id, mark),
-                Need::Content(id, _) if mark == WANTED => marks.set(&id, mark).map(|()| false),
-                Need::Content(id, _) => marks.raise(&id, mark),
+                // What is marked already was gone through; listed snapshots come first.
+                Need::Page(id) => match seen.raise(&id, mark)? {
+                    true => marks.add(&id, mark).map(|()| true),
+                    false => Ok(false),
+                },
+                Need::Content(id, _) => marks.add(&id, mark).map(|()| false),
             });
             walked.map_err(|e| match e.fault() {
                 Fault::Damaged | Fault::Missing => e.hint(

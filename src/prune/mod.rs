@@ -99,6 +99,8 @@ pub struct Report {
     pub plan: Plan,
     /// Manifests of forgotten snapshots that were deleted.
     pub snapshots: u64,
+    /// Notes that were deleted: on snapshots that are gone for long, and on losses that are healed.
+    pub notes: u64,
     /// Packs that were deleted, and their bytes.
     pub deleted: (u64, u64),
     /// Packs that were retired.
@@ -170,7 +172,7 @@ impl Run<'_> {
     /// How many sessions it took for dead.
     fn pass(&mut self, grace: i64, steps: Steps, tell: &mut dyn FnMut(&Plan)) -> Result<usize> {
         let options = self.options;
-        let mut sweep = Sweep::begin(self.repository, &options.host, options.dry_run)?;
+        let mut sweep = Sweep::begin(self.repository, &options.host, options.dry_run, "prune")?;
         let terms = Terms {
             repository: self.repository,
             grace,
@@ -197,7 +199,7 @@ impl Run<'_> {
             return Ok(census.dead);
         }
         if steps != Steps::Retire {
-            self.delete(&mut sweep, &census)?;
+            self.delete(&mut sweep, &census, &bounds)?;
         }
         if steps != Steps::Delete {
             self.retire(&mut sweep, &census, &choice)?;
@@ -210,7 +212,7 @@ impl Run<'_> {
     }
 
     /// Manifests first: a snapshot that is listed has not lost anything. Then P4.
-    fn delete(&mut self, sweep: &mut Sweep, census: &Census) -> Result<()> {
+    fn delete(&mut self, sweep: &mut Sweep, census: &Census, bounds: &Bounds) -> Result<()> {
         for id in &census.doomed {
             self.stop.check()?;
             sweep.delete_snapshot(id)?;
@@ -224,7 +226,7 @@ impl Run<'_> {
             let absent = absent(census).collect();
             let mut mover = Mover::begin(sweep, absent, self.options.compression, self.stop.clone())?;
             for pack in needed {
-                let wanted = |id: &ChunkId| Ok(census.marks.get(id)?.is_some());
+                let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)?.is_some());
                 if !self.move_out(&mut mover, pack, wanted)? {
                     kept.insert(pack.id);
                 }
@@ -239,7 +241,21 @@ impl Run<'_> {
         let result = self.delete_packs(sweep, census, &kept, &mut deleted);
         // Also of what was deleted before something went wrong.
         sweep.mark_deleted(&deleted)?;
-        result
+        result?;
+        for (pack, size, _) in census.orphans.iter().filter(|(_, _, at)| *at < bounds.strays_before) {
+            self.stop.check()?;
+            if sweep.delete_parity(pack)? {
+                self.report.deleted.1 += size;
+            }
+        }
+        // As old as strays: whoever has begun without the note of a loss, or with it, has found the chunk.
+        let healed = census.healed.iter().filter(|(_, at)| *at < bounds.strays_before).map(|(id, _)| id);
+        for id in census.spent.iter().chain(healed) {
+            self.stop.check()?;
+            sweep.delete_note(id)?;
+            self.report.notes += 1;
+        }
+        Ok(())
     }
 
     fn delete_packs(
@@ -271,7 +287,7 @@ impl Run<'_> {
             self.observer.event(Event::Planned { files: 0, bytes: choice.moved });
             for at in &choice.emptied {
                 let pack = &census.packs[*at];
-                let wanted = |id: &ChunkId| Ok(census.marks.get(id)? == Some(WANTED));
+                let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)? == Some(WANTED));
                 if self.move_out(&mut mover, pack, wanted)? {
                     ended.push(pack.id);
                 }

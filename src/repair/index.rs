@@ -82,7 +82,7 @@ pub fn index(
     let began = clock::now();
     repository.may_delete()?;
     // Before anything is listed.
-    let mut sweep = if dry_run { None } else { Some(Sweep::begin(repository, host, false)?) };
+    let mut sweep = if dry_run { None } else { Some(Sweep::begin(repository, host, false, "repair index")?) };
     let retired = remembered(repository)?;
     let survey = repository.survey(stop)?;
     refuse_empty(repository, &survey)?;

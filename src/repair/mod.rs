@@ -6,11 +6,13 @@
 //! lost here and still there at its source is stored again by the next backup.
 
 mod index;
+mod objects;
 mod packs;
 mod snapshots;
 mod walk;
 
 pub use index::{DamagedStray, IndexReport, index};
+pub use objects::{Broken, Fate};
 pub use packs::{Emptied, PacksOptions, PacksReport, packs};
 pub use snapshots::{Mended, SnapshotsOptions, SnapshotsReport, snapshots};
 pub use walk::{Counts, LOST_MAX, Remains};

@@ -1,5 +1,5 @@
 //! `repair packs`: what is whole of damaged packs is stored in new ones, and the damaged ones are retired; a later prune
-//! deletes them.
+//! deletes them. Parity of whole packs that is damaged or missing is written anew.
 
 use super::{Losses, losses};
 use crate::clock;
@@ -10,7 +10,7 @@ use crate::id::PackId;
 use crate::repository::{Examined, Found, Mover, Repository, Survey, Sweep};
 use crate::seal::Compression;
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// What to repair, and how.
@@ -46,6 +46,8 @@ pub struct PacksReport {
     pub read: (u64, u64),
     /// Those that are damaged.
     pub damaged: Vec<Emptied>,
+    /// Whole packs whose parity was damaged or missing, and what was wrong.
+    pub parity: Vec<(PackId, String)>,
     /// Bytes that were stored for it.
     pub stored: u64,
     /// What snapshots lack, after that; not looked for in a dry run.
@@ -57,7 +59,7 @@ pub struct PacksReport {
 impl PacksReport {
     /// Whether anything in the repository is damaged still.
     pub fn is_hurt(&self, dry_run: bool) -> bool {
-        !self.losses.hurt.is_empty() || dry_run && !self.damaged.is_empty()
+        !self.losses.hurt.is_empty() || dry_run && !(self.damaged.is_empty() && self.parity.is_empty())
     }
 }
 
@@ -75,8 +77,11 @@ pub fn packs(
     let began = clock::now();
     repository.may_delete()?;
     // Before anything is listed.
-    let mut sweep =
-        if options.dry_run { None } else { Some(Sweep::begin(repository, &options.host, false)?) };
+    let mut sweep = if options.dry_run {
+        None
+    } else {
+        Some(Sweep::begin(repository, &options.host, false, "repair packs")?)
+    };
     let survey = repository.survey(stop)?;
     let wanted = choose(&survey, options)?;
     let bytes: u64 = wanted.iter().filter_map(|id| survey.packs.get(id)).map(|p| p.size).sum();
@@ -84,11 +89,18 @@ pub fn packs(
     observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
     let mut report = PacksReport { read: (wanted.len() as u64, bytes), ..PacksReport::default() };
     let found = Mutex::new(Vec::new());
+    let parity: Mutex<BTreeMap<PackId, String>> =
+        Mutex::new(survey.parity.iter().map(|(id, e)| (*id, e.chain())).collect());
     repository.examine_all(&survey, wanted, stop, &|entry, examined| {
+        if let Some(e) = &examined.parity {
+            parity.lock().insert(entry.pack, e.chain());
+        }
         if examined.error.is_some() {
+            parity.lock().remove(&entry.pack);
             found.lock().push((entry, examined));
         }
     })?;
+    report.parity.extend(parity.into_inner());
     let mut damaged = found.into_inner();
     damaged.sort_by_key(|(entry, _)| entry.pack);
     for (entry, examined) in &damaged {
@@ -100,6 +112,22 @@ pub fn packs(
         });
     }
     if let Some(sweep) = &mut sweep {
+        let mut left = Vec::new();
+        for (id, _) in &report.parity {
+            let size = survey.packs.get(id).map_or(0, |p| p.size);
+            let stored = repository.renew_parity(sweep, id, size, stop);
+            match stored.doing(|| format!("writing the parity of pack {} anew", id.short()))? {
+                Some(bytes) => report.stored += bytes,
+                None => left.push(*id),
+            }
+        }
+        report.parity.retain(|(id, _)| !left.contains(id));
+        for id in left {
+            let text = format!(
+                "pack {id} is damaged or gone itself, and its parity stays as it is: run `pastfs repair packs {id}`"
+            );
+            observer.event(Event::Warning(&text));
+        }
         let survey = match damaged.is_empty() {
             true => survey,
             false => {

@@ -1,6 +1,7 @@
 //! `repair snapshots`: what is lost of a snapshot is left out of a new one, which says so; the old one stays until somebody
 //! forgets it.
 
+use super::objects::{Broken, Fate, objects};
 use super::walk::{Nowhere, Remains, Walk};
 use super::{Hurt, done};
 use crate::clock;
@@ -30,6 +31,8 @@ pub struct SnapshotsOptions {
     pub read_data: bool,
     /// The old ones are forgotten once the new ones are there.
     pub forget: bool,
+    /// Manifests, notes and configs that are damaged, and that this machine cannot put back, are deleted.
+    pub drop_damaged: bool,
     /// Nothing is written.
     pub dry_run: bool,
     /// Of this machine, for the lease.
@@ -58,6 +61,8 @@ pub struct SnapshotsReport {
     pub looked_at: u64,
     /// Those that are hit, oldest first.
     pub mended: Vec<Mended>,
+    /// Manifests, notes, configs and keys that cannot be read.
+    pub broken: Vec<Broken>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -65,11 +70,11 @@ pub struct SnapshotsReport {
 impl SnapshotsReport {
     /// Whether a snapshot that is listed still lacks something without saying so.
     pub fn is_hurt(&self) -> bool {
-        self.mended.iter().any(|m| !m.forgotten)
+        self.mended.iter().any(|m| !m.forgotten) || self.broken.iter().any(|b| b.fate == Fate::Left)
     }
 }
 
-/// Writes the snapshots anew from which something is lost.
+/// Puts back or deletes what no census can read; writes the snapshots anew from which something is lost.
 ///
 /// # Errors
 /// `Denied` without a full key; `Misuse` where `repair index` may save what seems lost; `Missing` for a snapshot that is not
@@ -82,7 +87,11 @@ pub fn snapshots(
 ) -> Result<SnapshotsReport> {
     let began = clock::now();
     repository.may_delete()?;
-    let survey = repository.survey(stop)?;
+    let mut survey = repository.survey(stop)?;
+    let broken = objects(repository, &survey, options, observer, stop)?;
+    if !options.dry_run && broken.iter().any(|b| b.fate != Fate::Left) {
+        survey = repository.survey(stop)?;
+    }
     let mut meant: Vec<Arc<Snapshot>> = survey.snapshots.clone();
     if !options.snapshots.is_empty() {
         for id in &options.snapshots {
@@ -96,7 +105,7 @@ pub fn snapshots(
     observer.event(Event::Planned { files, bytes: survey.bytes });
     let reader = repository.reader();
     let mut walk = Walk::new(repository, &reader, &survey.packs, options.read_data, stop);
-    let mut report = SnapshotsReport { looked_at: meant.len() as u64, ..SnapshotsReport::default() };
+    let mut report = SnapshotsReport { looked_at: meant.len() as u64, broken, ..SnapshotsReport::default() };
     let mut hurt = Vec::new();
     for s in &meant {
         let name = format!("snapshots/{}", s.id);
@@ -183,7 +192,7 @@ fn anew(
             WriterOptions {
                 compression: Compression::default(),
                 host: options.host.clone(),
-                purpose: "repair",
+                purpose: "repair snapshots",
                 dry_run: false,
                 distrust: distrust.clone(),
                 stop: stop.clone(),
@@ -220,7 +229,7 @@ fn anew(
 }
 
 /// A snapshot of the same time, host and content: an earlier run has written it.
-fn written_before(live: &[Arc<Snapshot>], s: &Snapshot, root: &ChunkId) -> Option<SnapshotId> {
+pub(super) fn written_before(live: &[Arc<Snapshot>], s: &Snapshot, root: &ChunkId) -> Option<SnapshotId> {
     let (old, same) = (&s.manifest, |m: &crate::format::snapshot::Manifest| m.root == *root);
     let found = live.iter().find(|l| {
         let m = &l.manifest;
@@ -263,7 +272,12 @@ fn draft(repository: &Repository, s: &Snapshot, root: ChunkId, remains: &Remains
 }
 
 /// What notes say of the old one holds for the new one; the old one is forgotten, if that is wanted.
-fn carry_over(repository: &Repository, old: &Snapshot, new: &SnapshotId, forget: bool) -> Result<()> {
+pub(super) fn carry_over(
+    repository: &Repository,
+    old: &Snapshot,
+    new: &SnapshotId,
+    forget: bool,
+) -> Result<()> {
     let is_held = repository.snapshots()?.iter().any(|s| s.id == *new && s.held);
     if old.held && !is_held {
         repository.add_note(Action::Hold, &[*new], &[])?;

@@ -4,7 +4,7 @@
 //! Nothing here relies on what a segment or the cache once said of such a pack: the ids of its chunks are computed from
 //! their bytes.
 
-use super::examine::is_of_object;
+use super::examine::{Layout, is_of_object};
 use super::listing::{Listing, note_name, segment_name};
 use super::reader::pack_name;
 use super::survey::is_finding;
@@ -115,7 +115,8 @@ impl Repository {
         let (size, header, frames) = match self.layout(id, size) {
             Ok(layout) => layout,
             Err(error) if is_finding(&error) => {
-                let flaw = self.each_frame(id, size, &[], &[], stop, &mut |_, _, _| Ok(()))?;
+                let of = Layout { pack: id, size, header: &[], frames: &[] };
+                let flaw = self.each_frame(&of, stop, &mut |_| Ok(()), &mut |_, _, _| Ok(()))?;
                 let is_damaged = flaw.is_some_and(|e| e.fault() == Fault::Damaged);
                 return Ok(Err(Unreadable { error, is_damaged }));
             }
@@ -133,7 +134,8 @@ impl Repository {
             }
             Ok(())
         };
-        let flaw = self.each_frame(id, size, &header, &frames, stop, &mut each)?;
+        let of = Layout { pack: id, size, header: &header, frames: &frames };
+        let flaw = self.each_frame(&of, stop, &mut |_| Ok(()), &mut each)?;
         let is_damaged = flaw.as_ref().is_some_and(|e| e.fault() == Fault::Damaged);
         let error = error.or(flaw);
         let entry = PackEntry { pack: *id, size, header, frames, ids, unknown: Default::default() };

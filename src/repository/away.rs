@@ -14,7 +14,7 @@ impl Repository {
             known.has_listed = true;
             return Ok(());
         }
-        match known.vanished.len() {
+        match known.vanished.snapshots.len() {
             n if n > 0 && known.has_listed => Err(self.emptied(&format!(
                 "{n} snapshots are gone from it, and no note says that they were forgotten"
             ))),

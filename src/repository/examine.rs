@@ -15,8 +15,9 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::thread;
 
-/// Bytes that are asked of the store at a time: few requests, and memory is this and a frame for each thread.
-const RANGE: u64 = 8 << 20;
+/// Bytes that are asked of the store at a time: memory is this and a frame for each thread, and what was read is hashed and
+/// opened while it is in the processor's cache.
+const RANGE: u64 = 1 << 20;
 /// What is said of a pack whose damage its parity makes up for.
 const HEALED: &str = "it is damaged, and its parity heals what is needed";
 
@@ -25,6 +26,13 @@ pub(super) type EachFrame<'a> = &'a mut dyn FnMut(usize, &Frame, Result<Vec<u8>>
 
 /// Gives entries, one after another, to who reads packs, until that wants no more.
 pub(super) type Entries<'a> = &'a mut dyn FnMut(&dyn Fn(PackEntry) -> bool) -> Result<()>;
+/// How a pack is laid out, by its entry or by itself.
+pub(super) struct Layout<'a> {
+    pub pack: &'a PackId,
+    pub size: u64,
+    pub header: &'a [u8],
+    pub frames: &'a [Frame],
+}
 
 /// What became of a pack.
 #[derive(Debug, Default)]
@@ -35,6 +43,8 @@ pub struct Examined {
     pub chunks: Vec<ChunkId>,
     /// What is wrong: the first reason. Without bad frames what no reader needs is damaged: padding or table.
     pub error: Option<Error>,
+    /// What is wrong with the parity of the pack, which is whole itself.
+    pub parity: Option<Error>,
 }
 
 impl Repository {
@@ -112,7 +122,11 @@ impl Repository {
                 thread.doing(|| "starting a thread")?;
             }
             drop(queue);
-            let fed = entries(&|entry| send.send(entry).is_ok() && failed.lock().is_none());
+            let fed = entries(&|entry| {
+                // While those before it are opened the disk is idle.
+                self.store.prefetch(&pack_name(&entry.pack), 0, entry.size);
+                send.send(entry).is_ok() && failed.lock().is_none()
+            });
             drop(send);
             fed
         })?;
@@ -150,29 +164,33 @@ impl Repository {
             }
             Ok(())
         };
-        let flaw = self.each_frame(&entry.pack, entry.size, &entry.header, &entry.frames, stop, &mut each)?;
-        if let Some(e) = flaw {
-            found.error.get_or_insert(e);
+        let mut proof = self.parity_proof(&entry.pack, entry.size)?;
+        let of = Layout { pack: &entry.pack, size: entry.size, header: &entry.header, frames: &entry.frames };
+        let flaw = self.each_frame(&of, stop, &mut |bytes| proof.add(bytes), &mut each)?;
+        match flaw {
+            Some(e) => drop(found.error.get_or_insert(e)),
+            // What is damaged is not what its parity was made of.
+            None => found.parity = proof.finish(&entry.pack)?,
         }
         Ok(found)
     }
 
-    /// Reads a pack from its first byte to its last and gives each frame: opened, or what is wrong with it. Where a part
-    /// of the pack cannot be read, what follows is read frame by frame, so that no more is lost than that part. The
-    /// answer is what is wrong with the pack as a whole: a part that cannot be read, or a name that is not its hash.
+    /// Reads a pack from its first byte to its last and gives each frame: opened, or what is wrong with it. `take` is given
+    /// the bytes as they are. Where a part of the pack cannot be read, what follows is read frame by frame, so that no more is
+    /// lost than that part. The answer is what is wrong with the pack as a whole: a part that cannot be read, or a name that
+    /// is not its hash.
     ///
     /// # Errors
     /// What the store says where it is not about this pack; `Stopped`; `Denied` with a key that cannot read; what `each`
     /// says.
     pub(super) fn each_frame(
         &self,
-        pack: &PackId,
-        size: u64,
-        header: &[u8],
-        frames: &[Frame],
+        of: &Layout<'_>,
         stop: &Stop,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
         each: EachFrame<'_>,
     ) -> Result<Option<Error>> {
+        let Layout { pack, size, header, frames } = *of;
         let name = pack_name(pack);
         let cipher = match self.keys.open_pack(header) {
             Err(e) if e.fault() == Fault::Denied => return Err(e),
@@ -212,6 +230,7 @@ impl Repository {
             match self.store.range(&name, end, n as usize) {
                 Ok(bytes) => {
                     hasher.update(&bytes);
+                    take(&bytes)?;
                     buffer.extend_from_slice(&bytes);
                 }
                 Err(e) if is_of_object(&e) => {

@@ -3,13 +3,13 @@
 //! What was healed is believed no more than what was read: the whole pack must be what its name says, and each frame of it
 //! is authenticated like any other.
 
-use super::Repository;
 use super::examine::is_of_object;
 use super::reader::pack_name;
-use crate::event::Event;
+use super::{Repository, Sweep};
+use crate::event::{Event, Stop};
 use crate::fault::{Error, Fault, Result};
 use crate::format::object::Kind;
-use crate::format::parity::Parity;
+use crate::format::parity::{Description, Parity, START_LEN};
 use crate::id::PackId;
 use crate::index::PackInfo;
 use crate::pack::open_frame;
@@ -28,6 +28,46 @@ pub(super) fn parity_name(pack: &PackId) -> String {
     format!("parity/{pack}")
 }
 
+/// What is said of parity that is not there.
+const GONE: &str = "it is missing: nothing would heal its pack";
+
+fn renewable(pack: &PackId, e: Error) -> Error {
+    e.hint(format!("run `pastfs repair packs {pack}`: it is written anew from its pack"))
+}
+
+/// Parity that is held against its pack while that is read.
+pub(super) enum Proof {
+    /// There is none in this repository.
+    None,
+    /// It is damaged or missing.
+    Bad(Error),
+    /// The object, and what is made of the pack.
+    Begun(Box<(Vec<u8>, parity::Maker)>),
+}
+
+impl Proof {
+    /// The next bytes of the pack.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Proof::Begun(begun) => begun.1.add(bytes),
+            Proof::None | Proof::Bad(_) => Ok(()),
+        }
+    }
+
+    /// What is wrong with the parity of a pack all of whose bytes were given, and which is what its name says.
+    pub fn finish(self, pack: &PackId) -> Result<Option<Error>> {
+        match self {
+            Proof::None => Ok(None),
+            Proof::Bad(e) => Ok(Some(renewable(pack, e))),
+            Proof::Begun(begun) => {
+                let (object, maker) = *begun;
+                let is_it = maker.finish()? == object;
+                Ok((!is_it).then(|| renewable(pack, Error::damaged("it is not the parity of its pack"))))
+            }
+        }
+    }
+}
+
 impl Repository {
     /// Stores the parity of a pack, where this repository has any. Bytes that were stored.
     pub(super) fn put_parity(&self, pack: &PackId, bytes: &[u8]) -> Result<u64> {
@@ -37,6 +77,92 @@ impl Repository {
         let object = parity::of_pack(*pack, bytes, self.config.parity)?;
         self.store.put(&parity_name(pack), &object)?;
         Ok(object.len() as u64)
+    }
+
+    /// What is wrong with the parity of a pack of this size, as far as the list of the store tells: its own size, `None` where
+    /// it is not listed. Where there is none in this repository, nothing is.
+    ///
+    /// # Errors
+    /// What the store says where it is not about this object.
+    pub(super) fn parity_flaw(&self, pack: &PackId, size: u64, listed: Option<u64>) -> Result<Option<Error>> {
+        let name = parity_name(pack);
+        let found = match listed {
+            _ if self.config.parity == 0 => return Ok(None),
+            Some(len) if len == parity::len_of(size, self.config.parity) => return Ok(None),
+            // The list may be old, and a prune may have deleted both.
+            None => match self.store.size(&name) {
+                Ok(len) => len,
+                Err(e) if e.fault() == Fault::Missing => {
+                    return match self.has_any_pack(pack)? {
+                        true => Ok(Some(renewable(pack, Error::damaged(GONE)))),
+                        false => Ok(None),
+                    };
+                }
+                Err(e) => return Err(e),
+            },
+            Some(len) => len,
+        };
+        // One of a time when there was more or less parity says so itself.
+        match self.store.range(&name, 0, START_LEN).and_then(|start| Description::of_object(&start)) {
+            Ok(d) if (d.pack, d.size, d.object_len() as u64) == (*pack, size, found) => Ok(None),
+            Ok(_) => Ok(Some(renewable(pack, Error::damaged("it is of another pack, or of another length")))),
+            Err(e) if e.fault() == Fault::Missing => Ok(None),
+            Err(e) if is_of_object(&e) => Ok(Some(renewable(pack, e))),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Begins to hold the parity of a pack against the pack itself, as far as this repository has any.
+    ///
+    /// # Errors
+    /// What the store says where it is not about this object.
+    pub(super) fn parity_proof(&self, pack: &PackId, size: u64) -> Result<Proof> {
+        if self.config.parity == 0 {
+            return Ok(Proof::None);
+        }
+        let object = match self.store.get(&parity_name(pack), Kind::Parity.limit()) {
+            Ok(object) => object,
+            Err(e) if e.fault() == Fault::Missing => return Ok(Proof::Bad(Error::damaged(GONE))),
+            Err(e) if is_of_object(&e) => return Ok(Proof::Bad(e)),
+            Err(e) => return Err(e),
+        };
+        let of_this = |d: &Description| (d.pack, d.size) == (*pack, size) && d.object_len() == object.len();
+        match Description::of_object(&object) {
+            Ok(d) if of_this(&d) => Ok(Proof::Begun(Box::new((object, parity::Maker::by(d)?)))),
+            Ok(_) => Ok(Proof::Bad(Error::damaged("it is of another pack, or of another length"))),
+            Err(e) => Ok(Proof::Bad(e)),
+        }
+    }
+
+    /// Writes the parity of a whole pack anew, in the place of what is there. Bytes that were stored; `None` where the pack is
+    /// gone or not whole by now: then what is there may still heal it, and stays.
+    ///
+    /// # Errors
+    /// What the store says; `Stopped`.
+    pub fn renew_parity(&self, sweep: &Sweep, pack: &PackId, size: u64, stop: &Stop) -> Result<Option<u64>> {
+        let name = pack_name(pack);
+        let mut maker = parity::Maker::new(*pack, size, self.config.parity)?;
+        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        while at < size {
+            stop.check()?;
+            let n = RANGE.min(size - at);
+            let bytes = match self.store.range(&name, at, n as usize) {
+                Ok(bytes) => bytes,
+                Err(e) if is_of_object(&e) => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            hasher.update(&bytes);
+            maker.add(&bytes)?;
+            at += n;
+        }
+        if hasher.finalize().as_bytes() != &pack.0 {
+            return Ok(None);
+        }
+        let object = maker.finish()?;
+        // Nothing is ever written over an object; the pack, which was just proven, needs no healing in between.
+        sweep.delete(&parity_name(pack))?;
+        self.store.put(&parity_name(pack), &object)?;
+        Ok(Some(object.len() as u64))
     }
 
     /// A damaged pack as it was; `None` where it has no parity, or more is damaged than that can heal.

@@ -4,7 +4,7 @@ use super::Repository;
 use super::keyring::Author;
 use super::lease::lease_name;
 use super::survey::lease_of;
-use super::sweep::{DELETES_FOR_SECONDS, PURPOSE};
+use super::sweep::{DELETES_FOR_SECONDS, PURPOSES};
 use crate::clock::Time;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
@@ -51,7 +51,7 @@ pub struct Session {
 impl Session {
     /// Whether it is the mark of a run that ends packs.
     pub fn is_mark(&self) -> bool {
-        self.done && self.is_of_full && self.purpose == PURPOSE.as_bytes()
+        self.done && self.is_of_full && PURPOSES.iter().any(|p| self.purpose == p.as_bytes())
     }
 
     /// The same, of one that is not too old to delete anything.

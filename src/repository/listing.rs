@@ -3,6 +3,7 @@
 use super::Repository;
 use super::keyring::Author;
 use super::remembered::{Item, Remembered};
+use super::vanished::Vanished;
 use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::{Kind, RETIREMENT_CONTEXT};
@@ -60,8 +61,8 @@ impl Snapshot {
 pub(super) struct Known {
     /// Read with the first listing.
     pub remembered: Option<Remembered>,
-    /// Snapshots that were there once, and are not, for no known reason.
-    pub vanished: Vec<Arc<Snapshot>>,
+    /// Snapshots that were there once, and are not, for no known reason; and notes on those that are.
+    pub vanished: Vanished,
     /// This process has shown snapshots of it.
     pub has_listed: bool,
 }
@@ -239,7 +240,7 @@ impl Repository {
         }
         let mut listing = Listing::of(self, notes, manifests)?;
         listing.unread = unread;
-        *vanished = self.vanished(remembered, &noted, &listed);
+        *vanished = self.vanished(remembered, &noted, &listed, &listing.notes);
         if let Err(e) = remembered.save() {
             // It costs the next start some time.
             self.observer.event(Event::Detail(&e.chain()));

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
 use crate::format::snapshot::{Action, Note, TAGS_MAX, TEXT_MAX};
-use crate::id::{NoteId, SnapshotId};
+use crate::id::{ChunkId, NoteId, SessionId, SnapshotId};
 use crate::seal::Role;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +23,56 @@ const WAIT: Duration = Duration::from_secs(1);
 const SNAPSHOTS_MAX: usize = 10_000;
 const _: () = assert!(SNAPSHOTS_MAX * 34 + TAGS_MAX * (TEXT_MAX + 3) + 4096 < Kind::Note.limit() as usize);
 
+/// Notes that say nothing of what is there.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// Those of whose snapshots no manifest is left, and since when nothing more was said of these, in seconds by the store's
+    /// clock; those that explain why last.
+    pub spent: Vec<(NoteId, i64)>,
+    /// Notes of what was lost, when they were written likewise, and of which chunks they are: these may be there again.
+    pub lost: Vec<(NoteId, i64, Vec<ChunkId>)>,
+}
+
 impl Repository {
+    /// See [`Ended`].
+    pub(super) fn ended(&self, listing: &Listing) -> Result<Ended> {
+        let there: HashSet<SnapshotId> = listing.manifests.iter().map(|s| s.id).collect();
+        let sessions: HashSet<SessionId> = listing.manifests.iter().map(|s| s.manifest.session).collect();
+        let is_over = |n: &Note| match n.action {
+            Action::Lost | Action::Newer(_) => false,
+            Action::Void => n.session.is_none_or(|s| !sessions.contains(&s)),
+            _ => !n.snapshots.iter().any(|s| there.contains(s)),
+        };
+        let mut ended = Ended::default();
+        let is_meant = |n: &Note| n.action == Action::Lost || is_over(n);
+        if !listing.notes.iter().any(|n| is_meant(&n.note.0)) {
+            return Ok(ended);
+        }
+        let listed = self.store.list("notes/")?;
+        let written: HashMap<&str, i64> =
+            listed.iter().map(|l| (l.name.as_str(), l.modified.seconds)).collect();
+        let mut last_word: HashMap<SnapshotId, i64> = HashMap::new();
+        let mut over = Vec::new();
+        for n in &listing.notes {
+            // One that has gone meanwhile was deleted by another prune.
+            let (note, Some(at)) = (&n.note.0, written.get(note_name(&n.id).as_str())) else { continue };
+            for s in &note.snapshots {
+                let last = last_word.entry(*s).or_insert(*at);
+                *last = (*last).max(*at);
+            }
+            match note.action {
+                Action::Lost => ended.lost.push((n.id, *at, note.lost.clone())),
+                _ if is_over(note) => over.push((n.id, *at, note)),
+                _ => {}
+            }
+        }
+        over.sort_by_key(|(_, at, note)| (matches!(note.action, Action::Forget | Action::Void), *at));
+        ended.spent.extend(over.into_iter().map(|(id, at, note)| {
+            (id, note.snapshots.iter().filter_map(|s| last_word.get(s)).copied().fold(at, i64::max))
+        }));
+        Ok(ended)
+    }
+
     /// Says something of snapshots from now on. When it returns, the notes are durable, and all listings heed them. Nothing
     /// is deleted by it: a later prune frees what is forgotten.
     ///

@@ -219,6 +219,18 @@ impl Reader {
     pub fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
         self.inner.chunk(space, id)
     }
+
+    /// Whether these bytes are the data chunk of this id.
+    pub fn is_data(&self, id: &ChunkId, bytes: &[u8]) -> bool {
+        self.inner.repository.keys.ids.id(Kind::Data, bytes) == *id
+    }
+
+    /// The chunks of the frame that a chunk was read from, as long as that is kept: reading them decodes nothing more. None
+    /// where the frame is not here.
+    pub fn in_frame_of(&self, id: &ChunkId) -> Vec<ChunkId> {
+        let found = self.inner.frames.lock().chunk(id);
+        found.map(|(frame, _)| frame.chunks.iter().map(|(id, _)| *id).collect()).unwrap_or_default()
+    }
 }
 
 impl Inner {

@@ -1,6 +1,8 @@
 //! What a sweep decides on: lists that are whole, or none. Whatever cannot be read might name something that is needed.
 
+use super::healing::parity_name;
 use super::listing::{ListedNote, Listing, manifest_name, note_name};
+use super::notes::Ended;
 use super::reader::pack_name;
 use super::survey::id_of;
 use super::{FEATURES, Repository, Right, Snapshot};
@@ -52,8 +54,12 @@ pub struct Sight {
     pub void: Vec<SnapshotId>,
     /// All packs.
     pub packs: HashMap<PackId, ListedPack>,
+    /// What heals packs, listed before them.
+    pub parity: HashMap<PackId, ListedPack>,
     /// What segments say of packs that are retired.
     pub retired: Vec<Retired>,
+    /// Notes that may go.
+    pub ended: Ended,
 }
 
 impl Repository {
@@ -135,16 +141,13 @@ impl Repository {
     pub fn sight(&self) -> Result<Sight> {
         let listing = self.whole_listing()?;
         self.not_emptied(&listing)?;
-        if let Some(s) = self.known.lock().vanished.first() {
-            let text = format!(
-                "snapshot {} of {} is not there any more, and no note says that it was forgotten",
-                s.id.short(),
-                s.manifest.time.utc()
-            );
-            return Err(Error::damaged(text).hint(
-                "nothing was deleted. Look at the storage; if it is well so, `pastfs snapshots --accept-vanished` \
-                 takes it for right",
-            ));
+        self.nothing_vanished()?;
+        let mut parity = HashMap::new();
+        for listed in self.store.list("parity/")? {
+            // Anything else in there heals nothing; check tells of it.
+            if let Some(id) = id_of(&listed.name, PackId::from_hex, parity_name) {
+                parity.insert(id, ListedPack { size: listed.size, written: listed.modified.seconds });
+            }
         }
         let mut packs = HashMap::new();
         for listed in self.store.list("packs/")? {
@@ -180,7 +183,25 @@ impl Repository {
             }
         }
         let void = listing.void.iter().copied().collect();
-        Ok(Sight { visible, hidden, void, packs, retired })
+        let ended = self.ended(&listing)?;
+        Ok(Sight { visible, hidden, void, packs, parity, retired, ended })
+    }
+
+    fn nothing_vanished(&self) -> Result<()> {
+        let vanished = &self.known.lock().vanished;
+        let text = match (vanished.snapshots.first(), vanished.notes.first()) {
+            (Some(s), _) => format!(
+                "snapshot {} of {} is not there any more, and no note says that it was forgotten",
+                s.id.short(),
+                s.manifest.time.utc()
+            ),
+            (None, Some(n)) => format!("a note is not there any more: {}", n.says()),
+            (None, None) => return Ok(()),
+        };
+        Err(Error::damaged(text).hint(
+            "nothing was deleted. Look at the storage; if it is well so, `pastfs snapshots --accept-vanished` \
+             takes it for right",
+        ))
     }
 
     /// Notes and manifests, all of them.
@@ -227,6 +248,7 @@ fn unread(names: &[String]) -> Error {
         n => format!("{first} and {} more objects cannot be read", n - 1),
     };
     Error::damaged(text).hint(
-        "nothing was deleted, since it might name what is needed; `pastfs check` tells what is wrong and what to do",
+        "nothing was deleted, since it might name what is needed; `pastfs check` tells what is wrong, `pastfs repair \
+         snapshots` puts manifests and notes back, or removes them by order",
     )
 }

@@ -21,6 +21,10 @@ use std::sync::Arc;
 /// somebody merged or pruned just then, which takes minutes.
 const ROUNDS: usize = 5;
 
+/// What to do about what vanished.
+const LOOK: &str = "look at the storage and at other copies of the repository; if it is well so, `pastfs snapshots \
+                    --accept-vanished` takes it for right";
+
 /// An object that is not what it must be.
 #[derive(Debug)]
 pub struct Flaw {
@@ -61,6 +65,8 @@ pub struct Survey {
     pub packs: BTreeMap<PackId, Promise>,
     /// Bytes of packs that no segment names, each: a backup may be about to, or was killed.
     pub unused: Vec<(PackId, u64)>,
+    /// Packs that are there, and whose parity is not, or is damaged as far as can be told without reading them.
+    pub parity: Vec<(PackId, Error)>,
     /// The segments that are whole.
     pub segments: Vec<SegmentId>,
     /// What is not as it must be; packs that are missing are told by `packs`.
@@ -89,6 +95,11 @@ impl Survey {
             }
             Err(e) => Err(e.while_(format!("reading {name}"))),
         }
+    }
+
+    /// Whether the store has listed a note, a manifest or a config of this name, or any object of another kind.
+    pub fn is_listed(&self, name: &str) -> bool {
+        !matches!(name.split_once('/'), Some(("notes" | "snapshots", _))) || self.names.contains(name)
     }
 
     fn foreign(&mut self, name: &str) {
@@ -122,13 +133,18 @@ impl Repository {
         self.told.lock().extend(survey.flaws.iter().map(|f| f.object.clone()));
         self.list()?;
         self.sync_index()?;
-        for s in &self.known.lock().vanished {
-            let error = Error::damaged("the snapshot was there before, and no note says that it was forgotten").hint(
-                "look at the storage and at other copies of the repository; if it is well so, `pastfs snapshots \
-                 --accept-vanished` takes it for right",
-            );
+        let known = self.known.lock();
+        for s in &known.vanished.snapshots {
+            let error =
+                Error::damaged("the snapshot was there before, and no note says that it was forgotten")
+                    .hint(LOOK);
             survey.flaws.push(Flaw { object: manifest_name(&s.id), error });
         }
+        for n in &known.vanished.notes {
+            let text = format!("the note was there before, and its snapshots are there still: {}", n.says());
+            survey.flaws.push(Flaw { object: note_name(&n.id), error: Error::damaged(text).hint(LOOK) });
+        }
+        drop(known);
         Ok(survey)
     }
 
@@ -211,6 +227,7 @@ impl Repository {
                 survey.packs.entry(r.pack).or_insert(retired).retired = true;
             }
         }
+        let mut parity: HashMap<PackId, u64> = HashMap::new();
         for object in &listed {
             let name = object.name.as_str();
             match name.split_once('/').unwrap_or_default() {
@@ -227,9 +244,8 @@ impl Repository {
                 }
                 // Listed before; what came later is seen by the next check.
                 ("notes" | "snapshots" | "index", _) => continue,
-                // What is damaged in one heals less, and is no damage to what is kept.
                 ("parity", _) => match id_of(name, PackId::from_hex, parity_name) {
-                    Some(_) => {}
+                    Some(id) => drop(parity.insert(id, object.size)),
                     None => survey.foreign(name),
                 },
                 ("config", number) => match number.parse::<u64>() {
@@ -257,16 +273,21 @@ impl Repository {
                 p.found = Found::Whole;
             }
         }
+        for (id, p) in survey.packs.iter().filter(|(_, p)| !p.retired && p.found == Found::Whole) {
+            stop.check()?;
+            let flaw = self.parity_flaw(id, p.size, parity.get(id).copied())?;
+            survey.parity.extend(flaw.map(|e| (*id, e)));
+        }
         Ok(survey)
     }
 
-    fn proven_note(&self, id: NoteId) -> Result<(Note, Author)> {
+    pub(super) fn proven_note(&self, id: NoteId) -> Result<(Note, Author)> {
         let (body, author) = self.object(Kind::Note, &note_name(&id), &id.0)?;
         Ok((Note::decode(&body)?, author))
     }
 
     /// With its private part, which must open; who may not read it cannot tell.
-    fn proven_manifest(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
+    pub(super) fn proven_manifest(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
         let (manifest, author) = self.manifest(id)?;
         match self.keys.open_private(&manifest.session.0, &manifest.private) {
             Ok(plain) => drop(Private::decode(&plain).doing(|| "reading the paths")?),

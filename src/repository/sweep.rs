@@ -3,7 +3,7 @@
 
 use super::healing::parity_name;
 use super::lease::lease_name;
-use super::listing::manifest_name;
+use super::listing::{manifest_name, note_name};
 use super::reader::pack_name;
 use super::{Repository, Right};
 use crate::clock::{self, Time};
@@ -11,7 +11,7 @@ use crate::fault::{Doing, Error, Result};
 use crate::format::object::Kind;
 use crate::format::segment::Retirement;
 use crate::format::snapshot::Lease;
-use crate::id::{PackId, SessionId, SnapshotId};
+use crate::id::{NoteId, PackId, SessionId, SnapshotId};
 use crate::index::Retired;
 use std::sync::Arc;
 
@@ -19,14 +19,15 @@ use std::sync::Arc;
 pub const DELETES_FOR_SECONDS: i64 = 24 * 3600;
 /// Most retirements of one segment: at about 180 bytes with their signature, 2 MiB.
 const RETIREMENTS_MAX: usize = 10_000;
-/// How the mark of a sweep says what it is for.
-pub(super) const PURPOSE: &str = "prune";
+/// What a mark says that it is for: only these are marks, since the lease of a writer that is over looks the same otherwise.
+pub(super) const PURPOSES: [&str; 4] = ["prune", "repair index", "repair packs", "repair objects"];
 
 /// A run. Its mark goes when it is dropped; one that was killed leaves its mark, which counts for a day.
 pub struct Sweep {
     repository: Arc<Repository>,
     id: SessionId,
     host: Vec<u8>,
+    purpose: &'static str,
     began: Time,
     /// Nothing is written.
     is_dry: bool,
@@ -39,16 +40,26 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Marks the run, before it lists anything. A dry one writes nothing, and takes this machine's clock for the store's.
+    /// Marks the run, before it lists anything; `purpose` is one of those that marks have, such as `prune`.
+    /// A dry one writes nothing, and takes this machine's clock for the store's.
     ///
     /// # Errors
     /// `Denied` without a full key; what the store says.
-    pub fn begin(repository: &Arc<Repository>, host: &[u8], is_dry: bool) -> Result<Self> {
+    pub fn begin(
+        repository: &Arc<Repository>,
+        host: &[u8],
+        is_dry: bool,
+        purpose: &'static str,
+    ) -> Result<Self> {
         repository.allow(Right::Manage, "ending packs")?;
+        if !PURPOSES.contains(&purpose) {
+            return Err(Error::bug("a sweep for a purpose that nobody knows"));
+        }
         let mut sweep = Self {
             repository: repository.clone(),
             id: SessionId(crate::seal::random()?),
             host: host.to_vec(),
+            purpose,
             began: clock::now(),
             is_dry,
             number: 0,
@@ -82,7 +93,7 @@ impl Sweep {
             sweeps: Vec::new(),
             forgets: Vec::new(),
             host: self.host.clone(),
-            purpose: PURPOSE.into(),
+            purpose: self.purpose.into(),
             // Nobody has to wait for it.
             done: true,
             unknown: Default::default(),
@@ -197,12 +208,31 @@ impl Sweep {
         self.delete(&parity_name(pack))
     }
 
+    /// Deletes what heals a pack that is gone; where a pack is there all the same, nothing. Whether it was deleted.
+    ///
+    /// # Errors
+    /// As [`Sweep::delete_pack`].
+    pub fn delete_parity(&self, pack: &PackId) -> Result<bool> {
+        if self.repository.has_any_pack(pack)? {
+            return Ok(false);
+        }
+        self.delete(&parity_name(pack)).map(|()| true)
+    }
+
     /// Deletes the manifest of a snapshot.
     ///
     /// # Errors
     /// As [`Sweep::delete_pack`].
     pub fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
         self.delete(&manifest_name(id))
+    }
+
+    /// Deletes a note that says nothing of what is there.
+    ///
+    /// # Errors
+    /// As [`Sweep::delete_pack`].
+    pub fn delete_note(&self, id: &NoteId) -> Result<()> {
+        self.delete(&note_name(id))
     }
 
     /// The same for any object.

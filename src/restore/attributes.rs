@@ -8,6 +8,10 @@ use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, Xatt
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// Longest list of xattr names (`XATTR_LIST_MAX`, limits.h).
+const NAMES_MAX: usize = 64 << 10;
+/// What nearly all lists fit in: most are empty.
+const NAMES_FEW: usize = 512;
 /// Longest value of an xattr that Linux takes (`XATTR_SIZE_MAX`, limits.h).
 const VALUE_MAX: u64 = 64 << 10;
 /// POSIX ACLs (acl(5)) as Linux shows them.
@@ -38,6 +42,37 @@ pub(super) fn magic(fd: BorrowedFd<'_>) -> String {
 }
 
 impl Handle<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Handle::Open(fd) | Handle::Path(fd) => *fd,
+        }
+    }
+    /// The names of its xattrs; none where the file system has none.
+    pub(super) fn xattrs(self) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut names = vec![0; NAMES_FEW];
+        let list = |names: &mut [u8]| match self {
+            Handle::Open(fd) => rustix::fs::flistxattr(fd, names),
+            Handle::Path(fd) => rustix::fs::listxattr(magic(fd), names),
+        };
+        let mut listed = list(&mut names);
+        if listed == Err(Errno::RANGE) {
+            names.resize(NAMES_MAX, 0);
+            listed = list(&mut names);
+        }
+        match listed {
+            Ok(n) => {
+                Ok(names[..n].split(|b| *b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect())
+            }
+            Err(Errno::NOTSUP) => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+    fn xattr(self, name: &[u8], value: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Handle::Open(fd) => rustix::fs::fgetxattr(fd, name, value),
+            Handle::Path(fd) => rustix::fs::getxattr(magic(fd), name, value),
+        }
+    }
     fn chown(self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         match self {
@@ -81,26 +116,51 @@ impl Handle<'_> {
     }
 }
 
+/// What the process is to the kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Myself {
+    pub uid: u32,
+    pub root: bool,
+}
+
+impl Myself {
+    pub fn new() -> Self {
+        let uid = rustix::process::geteuid();
+        Self { uid: uid.as_raw(), root: uid.is_root() }
+    }
+}
+
+/// What is known of a thing that gets attributes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Was {
+    /// This run has made it, and nothing has been set since.
+    Made,
+    /// It may have attributes that it is not to have.
+    There,
+}
+
 /// Removes the ACLs that a new thing has got from the folder that it was made in.
 pub(super) fn strip_acls(handle: Handle<'_>, folder: bool) -> Result<(), Errno> {
     handle.remove_xattr(ACL)?;
     if folder { handle.remove_xattr(DEFAULT_ACL) } else { Ok(()) }
 }
 
-/// Gives a thing the attributes of `entry`. `strip`: it may have ACLs that the entry does not.
-/// What fails is told to the listener; the rest is set all the same.
-pub(super) fn apply(shared: &Shared<'_>, handle: Handle<'_>, entry: &Entry, strip: bool, path: &[u8]) {
+/// Gives a thing the attributes of `entry`: what it has already is not set again, as each change is one of the file
+/// system's journal. What fails is told to the listener; the rest is set all the same.
+pub(super) fn apply(shared: &Shared<'_>, handle: Handle<'_>, entry: &Entry, was: Was, path: &[u8]) {
     let mut problems: Vec<String> = Vec::new();
     let stat = &entry.stat;
-    let root = rustix::process::geteuid().is_root();
+    let root = shared.me.root;
+    let has = rustix::fs::fstat(handle.fd()).ok();
 
     // Owner first: it clears set-user-ID bits and capabilities.
     let mut mode = stat.mode;
-    if let Err(both) = handle.chown(Some(stat.uid), Some(stat.gid)) {
+    let owned = has.as_ref().is_some_and(|h| (h.st_uid, h.st_gid) == (stat.uid, stat.gid));
+    if !owned && let Err(both) = handle.chown(Some(stat.uid), Some(stat.gid)) {
         // A user may at least give a file to a group of their own.
         let group = handle.chown(None, Some(stat.gid));
         // Rights of another owner would become rights of ours.
-        let mine = rustix::process::geteuid().as_raw() == stat.uid;
+        let mine = shared.me.uid == stat.uid;
         mode &= !(if mine { 0 } else { SETUID } | if group.is_err() { SETGID } else { 0 });
         match both {
             Errno::PERM if !root => shared.say_once(NOT_OWNER),
@@ -140,16 +200,18 @@ pub(super) fn apply(shared: &Shared<'_>, handle: Handle<'_>, entry: &Entry, stri
     };
     set(false, &mut problems);
     if !matches!(entry.node, Node::Symlink(_)) {
-        if strip {
-            let folder = matches!(entry.node, Node::Folder(_));
-            let stale = [ACL, DEFAULT_ACL].into_iter().filter(|n| folder || *n == ACL);
-            for name in stale.filter(|n| entry.xattrs.iter().all(|x| x.name != *n)) {
+        if was == Was::There {
+            for name in handle.xattrs().unwrap_or_default().iter().filter(|n| is_extra(n, entry)) {
                 if let Err(e) = handle.remove_xattr(name) {
                     problems.push(format!("removing {}: {e}", String::from_utf8_lossy(name)));
                 }
             }
         }
-        if let Err(e) = handle.chmod(mode) {
+        let set_already = owned
+            && was == Was::Made
+            && has.as_ref().is_some_and(|h| h.st_mode & 0o7777 == mode)
+            && entry.xattrs.is_empty();
+        if !set_already && let Err(e) = handle.chmod(mode) {
             problems.push(format!("setting the mode: {e}"));
         }
         set(true, &mut problems);
@@ -169,4 +231,26 @@ pub(super) fn apply(shared: &Shared<'_>, handle: Handle<'_>, entry: &Entry, stri
         shared.say_once(NO_XATTRS);
         shared.count(|r| r.incomplete += 1);
     }
+}
+
+/// An xattr that the entry has not and that must not stay: an ACL grants something, a capability as well. SELinux labels come
+/// by themselves.
+fn is_extra(name: &[u8], entry: &Entry) -> bool {
+    let ours =
+        name.starts_with(b"user.") || name == ACL || name == DEFAULT_ACL || name == b"security.capability";
+    ours && entry.xattrs.iter().all(|x| x.name != name)
+}
+
+/// Whether a thing has all xattrs of the entry, and none that must not stay.
+pub(super) fn same_xattrs(shared: &Shared<'_>, handle: Handle<'_>, entry: &Entry) -> bool {
+    let Ok(found) = handle.xattrs() else { return false };
+    if found.iter().any(|name| is_extra(name, entry)) {
+        return false;
+    }
+    entry.xattrs.iter().all(|x| {
+        let Ok(Some(want)) = whole(shared.supply, &x.value, VALUE_MAX) else { return false };
+        // One that is longer does not fit, and is another.
+        let mut value = vec![0; want.len() + 1];
+        handle.xattr(&x.name, &mut value).is_ok_and(|n| value[..n] == want[..])
+    })
 }

@@ -3,7 +3,20 @@
 use crate::fault::{Error, Result};
 use crate::format::pack::Space;
 use crate::format::tree::{At, Content, Extent};
+use crate::id::ChunkId;
 use crate::tree::{Chunks, FileReader};
+use bytes::Bytes;
+
+/// A stretch of a content, not read yet.
+#[derive(Clone, Copy)]
+pub(super) enum Leaf<'a> {
+    /// Bytes that are at hand.
+    Inline(&'a [u8]),
+    /// A chunk of so many bytes.
+    Chunk(ChunkId, u64),
+    /// So many zeros that take no space.
+    Hole(u64),
+}
 
 /// A stretch of a content.
 pub(super) enum Piece<'a> {
@@ -11,6 +24,72 @@ pub(super) enum Piece<'a> {
     Data(&'a [u8]),
     /// So many zeros that take no space.
     Hole(u64),
+}
+
+/// Gives every stretch of a content in order, with its offset, none of them read yet. Answers the length.
+///
+/// # Errors
+/// As `take`; `Damaged` when a list of extents is lost or wrong.
+pub(super) fn leaves(
+    supply: &dyn Chunks,
+    content: &Content,
+    take: &mut dyn FnMut(u64, Leaf<'_>) -> Result<()>,
+) -> Result<u64> {
+    let extents = match content {
+        Content::Inline(bytes) => {
+            if !bytes.is_empty() {
+                take(0, Leaf::Inline(bytes))?;
+            }
+            return Ok(bytes.len() as u64);
+        }
+        Content::Extents(extents) => extents,
+    };
+    let len = content.len()?;
+    if extents.iter().all(|e| !matches!(e.at, At::List(..))) {
+        run(0, extents.iter(), take)?;
+        return Ok(len);
+    }
+    let file = FileReader::new(content.clone());
+    let mut at = 0;
+    while at < len {
+        let page = file.extents(supply, at)?;
+        let end = run(at, page.iter().map(|(_, e)| e), take)?;
+        if end <= at {
+            return Err(Error::damaged("a list of extents ends before its file"));
+        }
+        at = end;
+    }
+    Ok(len)
+}
+
+/// Gives extents that are no lists, beginning at `at`; answers where they end.
+fn run<'a>(
+    mut at: u64,
+    extents: impl Iterator<Item = &'a Extent>,
+    take: &mut dyn FnMut(u64, Leaf<'_>) -> Result<()>,
+) -> Result<u64> {
+    for e in extents {
+        match e.at {
+            At::Chunk(id) => take(at, Leaf::Chunk(id, e.len))?,
+            At::Hole => take(at, Leaf::Hole(e.len))?,
+            At::List(..) => return Err(Error::bug("a list of extents among leaves")),
+        }
+        at = at.checked_add(e.len).ok_or_else(|| Error::damaged("a content is longer than 2^64"))?;
+    }
+    Ok(at)
+}
+
+/// The bytes of a chunk that must be `len` long.
+///
+/// # Errors
+/// `Damaged` when it is lost or not that long.
+pub(super) fn chunk(supply: &dyn Chunks, id: &ChunkId, len: u64) -> Result<Bytes> {
+    let bytes = supply.chunk(Space::Data, id)?;
+    if bytes.len() as u64 == len {
+        return Ok(bytes);
+    }
+    let (short, found) = (id.short(), bytes.len());
+    Err(Error::damaged(format!("chunk {short} has {found} bytes where its file says {len}")))
 }
 
 /// Gives every stretch of a content in order, with its offset, one chunk in memory at a time.
@@ -24,60 +103,11 @@ pub(super) fn pieces(
     content: &Content,
     take: &mut dyn FnMut(u64, Piece<'_>) -> Result<()>,
 ) -> Result<u64> {
-    let extents = match content {
-        Content::Inline(bytes) => {
-            if !bytes.is_empty() {
-                take(0, Piece::Data(bytes))?;
-            }
-            return Ok(bytes.len() as u64);
-        }
-        Content::Extents(extents) => extents,
-    };
-    let len = content.len()?;
-    if extents.iter().all(|e| !matches!(e.at, At::List(..))) {
-        run(supply, 0, extents, take)?;
-        return Ok(len);
-    }
-    let file = FileReader::new(content.clone());
-    let mut at = 0;
-    while at < len {
-        let page: Vec<Extent> = file.extents(supply, at)?.into_iter().map(|(_, e)| e).collect();
-        let end = run(supply, at, &page, take)?;
-        if end <= at {
-            return Err(Error::damaged("a list of extents ends before its file"));
-        }
-        at = end;
-    }
-    Ok(len)
-}
-
-/// Gives extents that are no lists, beginning at `at`; answers where they end.
-fn run(
-    supply: &dyn Chunks,
-    mut at: u64,
-    extents: &[Extent],
-    take: &mut dyn FnMut(u64, Piece<'_>) -> Result<()>,
-) -> Result<u64> {
-    for e in extents {
-        match e.at {
-            At::Chunk(id) => {
-                let bytes = supply.chunk(Space::Data, &id)?;
-                if bytes.len() as u64 != e.len {
-                    return Err(Error::damaged(format!(
-                        "chunk {} has {} bytes where its file says {}",
-                        id.short(),
-                        bytes.len(),
-                        e.len
-                    )));
-                }
-                take(at, Piece::Data(&bytes))?;
-            }
-            At::Hole => take(at, Piece::Hole(e.len))?,
-            At::List(..) => return Err(Error::bug("a list of extents among leaves")),
-        }
-        at = at.checked_add(e.len).ok_or_else(|| Error::damaged("a content is longer than 2^64"))?;
-    }
-    Ok(at)
+    leaves(supply, content, &mut |at, leaf| match leaf {
+        Leaf::Inline(bytes) => take(at, Piece::Data(bytes)),
+        Leaf::Chunk(id, len) => take(at, Piece::Data(&chunk(supply, &id, len)?)),
+        Leaf::Hole(len) => take(at, Piece::Hole(len)),
+    })
 }
 
 /// A whole content in memory, at most `limit` bytes; `None` when it is longer.

@@ -5,15 +5,16 @@
 //! bsdtar and star know them. Extract with `tar --acls --xattrs --xattrs-include='*' -xpf`. Holes are written as zeros; sockets are left out, as tar(1) does.
 
 use super::content::{Piece, pieces, whole};
-use super::shared::{Shared, as_path};
-use super::{Report, Start, start};
+use super::request::{Start, start};
+use super::shared::{Shared, as_path, join};
+use super::{Report, Supply};
 use crate::clock::Time;
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::{Content, Entry, Node};
 use crate::id::ChunkId;
 use crate::repository::{Repository, Right, Snapshot};
-use crate::tree::{self, Chunks};
+use crate::tree;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
@@ -60,7 +61,7 @@ pub fn export(
 }
 
 pub(super) fn export_from(
-    supply: &(dyn Chunks + Sync),
+    supply: &dyn Supply,
     root: &ChunkId,
     path: &[u8],
     out: &mut dyn Write,
@@ -105,7 +106,7 @@ impl Stream<'_> {
                 levels.pop();
                 continue;
             };
-            let name = super::join(folder, &entry.name);
+            let name = join(folder, &entry.name);
             let entered = self.one(&entry, &name)?;
             levels.extend(entered.map(|entries| (name, entries)));
         }
@@ -116,7 +117,7 @@ impl Stream<'_> {
 
     /// Writes one entry; of a folder, answers what is in it. Errors end the stream.
     fn one(&mut self, entry: &Entry, name: &[u8]) -> Result<Option<std::vec::IntoIter<Entry>>> {
-        let path = super::join(b"/", name);
+        let path = join(b"/", name);
         let file = matches!(entry.node, Node::File(_));
         match self.entry(entry, name, &path) {
             Ok(true) => {

@@ -1,6 +1,6 @@
 //! For tests: a snapshot in memory, and what they need to look at a target.
 
-use super::{Options, Report, restore};
+use super::{Options, Report, Source, Supply, restore};
 use crate::clock::Time;
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Error, Result};
@@ -27,6 +27,16 @@ impl Sink for Shelf {
 impl Chunks for Shelf {
     fn chunk(&self, _: Space, id: &ChunkId) -> Result<Bytes> {
         self.0.get(id).cloned().ok_or_else(|| Error::damaged(format!("chunk {} is lost", id.short())))
+    }
+}
+
+impl Supply for Shelf {
+    fn is(&self, id: &ChunkId, bytes: &[u8]) -> bool {
+        ChunkId::of_object(bytes) == *id
+    }
+    fn beside(&self, _: &ChunkId) -> Vec<ChunkId> {
+        // As if all lay in one frame.
+        self.0.keys().copied().collect()
     }
 }
 
@@ -129,7 +139,7 @@ impl Fake {
         }
         let mut writer = FolderWriter::new();
         for (name, entry) in names {
-            let path = super::join(above, &name);
+            let path = super::shared::join(above, &name);
             let mut entry = entry.unwrap_or_else(|| Entry {
                 name,
                 stat: stat(0o755),
@@ -151,7 +161,8 @@ impl Fake {
     pub fn restore_with(&mut self, options: Options) -> (Report, Heard) {
         let heard = Heard::default();
         let root = self.root();
-        let report = restore(&self.shelf, &root, None, &options, &heard, &Stop::new()).unwrap();
+        let source = Source { root: &root, totals: None, paths: &[b"/".to_vec()], unread: Vec::new() };
+        let report = restore(&self.shelf, &source, &options, &heard, &Stop::new()).unwrap();
         (report, heard)
     }
 }

@@ -1,22 +1,37 @@
 //! Folders in the target: opened one below the other without ever following a symlink, and given
 //! their attributes when the last thing in them is done.
 
-use super::attributes::{DEFAULT_ACL, Handle, apply, magic, strip_acls};
+use super::attributes::{DEFAULT_ACL, Handle, Was, apply, magic, strip_acls};
 use super::shared::{Shared, join};
-use crate::clock::random_array;
 use crate::event::Outcome;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::Entry;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// Nobody else gets in while a folder is being filled.
 const CLOSED: Mode = Mode::RWXU;
+
+/// How a folder is entered.
+#[derive(Clone, Copy)]
+pub(super) struct Enter {
+    /// It is made where it is missing.
+    pub make: bool,
+    /// It is only on the way to what is restored, so that it keeps its attributes where it is there already.
+    pub keep: bool,
+    /// Nothing is changed.
+    pub dry_run: bool,
+    /// What stands in its place and is no folder goes.
+    pub replace: bool,
+}
+
+/// On a target that a run has made and not finished: an xattr that no snapshot holds under this name. The next run finishes it
+/// as its own, though it was there.
+const UNFINISHED: &[u8] = b"user.pastfs.unfinished";
 
 /// A folder of the target. Every thing that is being done in it, folders below it included, holds
 /// one reference; [`Folder::leave`] gives it back.
@@ -27,7 +42,7 @@ pub(super) struct Folder {
     /// Path below the target, empty for the target itself.
     pub place: Vec<u8>,
     /// Absolute path in the snapshot.
-    path: Vec<u8>,
+    pub path: Vec<u8>,
     /// Made by this run: only what we put there is in it.
     pub made: bool,
     /// New things in it inherit ACLs.
@@ -40,7 +55,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Opens the target, and makes it where it is missing; symlinks in this path are the user's own
-    /// and are followed. A folder that was there keeps its attributes.
+    /// and are followed. A folder that was there keeps its attributes, unless an interrupted run has made it.
     pub fn target(target: &Path, entry: Option<Entry>, path: &[u8], dry_run: bool) -> Result<Arc<Self>> {
         let doing = || format!("opening the target folder {}", target.display());
         let mut made = false;
@@ -60,7 +75,16 @@ impl Folder {
             Err(e) => return Err(e).doing(doing),
         };
         let inherits = fd.as_ref().is_some_and(inherits);
-        let attributes = entry.filter(|_| made);
+        let ours = match &fd {
+            // Where there are no xattrs, only its mode and time tell that it was not finished.
+            Some(fd) if made => {
+                let _ = rustix::fs::fsetxattr(fd, UNFINISHED, b"1", XattrFlags::empty());
+                true
+            }
+            Some(fd) => rustix::fs::fgetxattr_query(fd, UNFINISHED).is_ok(),
+            None => true,
+        };
+        let attributes = entry.filter(|_| ours);
         Ok(Arc::new(Self {
             fd,
             parent: None,
@@ -73,36 +97,28 @@ impl Folder {
         }))
     }
 
-    /// Opens or makes a folder below this one. `keep`: it is only on the way to what is restored, so
-    /// that it keeps its attributes where it is there already.
+    /// Opens or makes a folder below this one.
     ///
     /// # Errors
     /// Where something else stands in its place: it is neither followed nor removed.
-    pub fn enter(
-        self: &Arc<Self>,
-        entry: &Entry,
-        path: &[u8],
-        keep: bool,
-        dry_run: bool,
-    ) -> Result<Arc<Self>> {
+    pub fn enter(self: &Arc<Self>, entry: &Entry, path: &[u8], how: Enter) -> Result<Arc<Self>> {
         let name = entry.name.as_slice();
-        let place = join(&self.place, name);
         let mut made = false;
         let mut mode = None;
-        let fd = match (&self.fd, dry_run) {
-            (None, _) => None,
-            (Some(above), true) => {
+        let fd = match &self.fd {
+            None if how.make => None,
+            None => return Err(Error::new(Fault::Missing, "there is no such folder in the target")),
+            Some(above) if how.dry_run => {
                 match rustix::fs::openat(above, name, OPEN | OFlags::NOFOLLOW, Mode::empty()) {
                     Ok(fd) => Some(fd),
-                    Err(Errno::NOENT) => None,
+                    Err(Errno::NOENT) if how.make => None,
+                    Err(Errno::NOTDIR | Errno::LOOP) if how.make && how.replace => None,
                     Err(e) => return Err(cannot_enter(above.as_fd(), name, e)),
                 }
             }
-            (Some(above), false) => {
-                match rustix::fs::mkdirat(above, name, CLOSED) {
-                    Ok(()) => made = true,
-                    Err(Errno::EXIST) => {}
-                    Err(e) => return Err(e).doing(|| "making the folder"),
+            Some(above) => {
+                if how.make {
+                    made = make(above.as_fd(), name, how.replace).doing(|| "making the folder")?;
                 }
                 let opened = open_in(above.as_fd(), name);
                 let (fd, had) = opened.map_err(|e| cannot_enter(above.as_fd(), name, e))?;
@@ -124,15 +140,14 @@ impl Folder {
                 rustix::fs::fchmod(fd, CLOSED).doing(doing)?;
             }
         }
-        let attributes = (made || !keep).then(|| entry.clone());
         Ok(Arc::new(Self {
             made: made || fd.is_none(),
+            attributes: (made || fd.is_none() || !how.keep).then(|| entry.clone()),
             fd,
             parent: Some(self.clone()),
-            place,
+            place: join(&self.place, name),
             path: path.to_vec(),
             inherits: inherit,
-            attributes,
             mode,
         }))
     }
@@ -144,12 +159,15 @@ impl Folder {
 
     /// Gives back one reference. Who gives back the last one finishes the folder, then the ones above
     /// that waited for it: so times are set after the last change in a folder.
-    pub fn leave(self: Arc<Self>, shared: &Shared<'_>, dry_run: bool) {
+    pub fn leave(self: Arc<Self>, shared: &Shared<'_>) {
         let mut folder = Some(self);
         while let Some(last) = folder.take().and_then(Arc::into_inner) {
             if let Some(entry) = &last.attributes {
-                if let (Some(fd), false) = (&last.fd, dry_run) {
-                    apply(shared, Handle::Open(fd.as_fd()), entry, !last.made, &last.path);
+                if let (Some(fd), false) = (&last.fd, shared.dry_run) {
+                    if last.parent.is_none() && !shared.halted() {
+                        let _ = rustix::fs::fremovexattr(fd, UNFINISHED);
+                    }
+                    apply(shared, Handle::Open(fd.as_fd()), entry, was(last.made), &last.path);
                 }
                 shared.count(|r| r.folders += 1);
                 shared.finished(&last.path, Outcome::Restored, false);
@@ -160,6 +178,28 @@ impl Folder {
             folder = last.parent;
         }
     }
+}
+
+/// Makes a folder. Answers false where there is one, or what must stay.
+fn make(above: BorrowedFd<'_>, name: &[u8], replace: bool) -> std::result::Result<bool, Errno> {
+    match rustix::fs::mkdirat(above, name, CLOSED) {
+        Ok(()) => return Ok(true),
+        Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    let is_folder = rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir());
+    if is_folder || !replace {
+        return Ok(false);
+    }
+    match rustix::fs::unlinkat(above, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => rustix::fs::mkdirat(above, name, CLOSED).map(|()| true),
+        Err(e) => Err(e),
+    }
+}
+
+fn was(made: bool) -> Was {
+    if made { Was::Made } else { Was::There }
 }
 
 /// Opens a folder below the target again, by its place; no symlink is followed.
@@ -220,77 +260,6 @@ fn unlock(fd: &OwnedFd) -> Result<Option<u32>> {
 
 fn inherits(fd: &OwnedFd) -> bool {
     rustix::fs::fgetxattr_query(fd, DEFAULT_ACL).is_ok_and(|n| n > 0)
-}
-
-/// A thing under a name that nobody else uses, removed again unless it is put in place.
-pub(super) struct Temporary<'a> {
-    folder: BorrowedFd<'a>,
-    name: Vec<u8>,
-    /// Whether there is still something to remove.
-    armed: bool,
-}
-
-/// Tries at making a temporary name; with 64 random bits not even a second one is needed.
-const TRIES: usize = 16;
-
-impl<'a> Temporary<'a> {
-    /// Makes a thing: `make` gets a name and must fail where there is one of that name.
-    pub fn make<T>(
-        folder: BorrowedFd<'a>,
-        mut make: impl FnMut(&[u8]) -> std::result::Result<T, Errno>,
-    ) -> std::result::Result<(Self, T), Errno> {
-        for _ in 0..TRIES {
-            let name = temporary_name();
-            match make(&name) {
-                Ok(made) => return Ok((Self { folder, name, armed: true }, made)),
-                Err(Errno::EXIST) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Err(Errno::EXIST)
-    }
-
-    /// Opens what was made with `O_PATH`.
-    pub fn open_path(&self) -> std::result::Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(self.folder, self.name.as_slice(), flags, Mode::empty())
-    }
-
-    /// Puts it in place, instead of what may be there. A folder is not replaced.
-    pub fn rename(mut self, name: &[u8]) -> Result<()> {
-        rustix::fs::renameat(self.folder, self.name.as_slice(), self.folder, name).map_err(|e| match e {
-            Errno::ISDIR => Error::new(Fault::Denied, "a folder stands in its place in the target"),
-            e => Error::io("putting it in place", e.into()),
-        })?;
-        self.armed = false;
-        Ok(())
-    }
-
-    /// As `rename` for what may be another name of the same file already: then renaming does nothing.
-    pub fn rename_link(self, name: &[u8]) -> Result<()> {
-        let (folder, old) = (self.folder, self.name.clone());
-        self.rename(name)?;
-        match rustix::fs::unlinkat(folder, old.as_slice(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(e).doing(|| "removing a temporary name"),
-        }
-    }
-}
-
-impl Drop for Temporary<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            // Nothing more can be done; the name says whose it is.
-            let _ = rustix::fs::unlinkat(self.folder, self.name.as_slice(), AtFlags::empty());
-        }
-    }
-}
-
-fn temporary_name() -> Vec<u8> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    static PROCESS: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    let process = PROCESS.get_or_init(|| u64::from_ne_bytes(random_array()));
-    format!(".pastfs-{process:016x}-{:x}", NEXT.fetch_add(1, Ordering::Relaxed)).into_bytes()
 }
 
 #[cfg(test)]

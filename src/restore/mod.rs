@@ -1,89 +1,60 @@
 //! Restore and export: snapshots become files again.
 //!
-//! One thread walks the tree and makes the folders; the others write the files, each from its first byte to its
-//! last, in the order of the tree, which is the order in which their chunks lie in the packs. Every path is taken
-//! one name at a time below the descriptor of a folder, so nothing outside the target is ever written.
+//! One thread walks the tree, makes the folders and fills a window of things to write ([`plan`]); the others write, each its
+//! file from the first byte to the last, frame after frame. Every path is taken one name at a time below the descriptor of
+//! a folder, so nothing outside the target is ever written.
 
+#[cfg(test)]
+mod again_tests;
 mod attributes;
 mod content;
 mod export;
 #[cfg(test)]
 mod fake;
 mod folder;
+mod out;
+mod place;
+mod plan;
+mod readback;
+mod remove;
+mod request;
 mod shared;
+mod walk;
 mod write;
 
 pub use export::export;
+pub use request::{Options, Overwrite, Report, Source, Supply};
+pub use walk::restore;
 
 use crate::event::{Event, Observer, Stop};
-use crate::fault::{Doing, Error, Fault, Result};
-use crate::format::snapshot::Totals;
-use crate::format::tree::{Entry, Node};
+use crate::fault::Result;
 use crate::id::ChunkId;
-use crate::repository::{Repository, Right, Snapshot};
-use crate::source::Exclude;
-use crate::tree::{self, Chunks};
-use crossbeam_channel::Sender;
-use folder::Folder;
-use shared::{Shared, as_path, join};
-use std::ffi::OsString;
-use std::path::PathBuf;
+use crate::repository::{Reader, Repository, Right, Snapshot};
 use std::sync::Arc;
-use std::thread;
-use write::{Job, Writer};
 
-/// Threads beyond the cores: some of them wait for the disk or for the storage.
-const EXTRA_THREADS: usize = 2;
-/// Jobs that wait for a thread. Each may keep a folder open.
-const QUEUE: usize = 64;
-
-/// What to restore, and where.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// A path inside the snapshot; empty or `/` for all of it. Of a folder the contents go into the target, a
-    /// file goes into the target under its name; of a whole snapshot the absolute paths lie below the target.
-    pub path: Vec<u8>,
-    /// The folder to restore into; made where it is missing.
-    pub target: PathBuf,
-    /// Only what matches one of these patterns, and all that is in folders that do; empty for all.
-    /// Patterns as gitignore(5), on absolute paths of the snapshot.
-    pub include: Vec<OsString>,
-    /// Not what matches one of these, nor what is in it.
-    pub exclude: Vec<OsString>,
-    /// Only tells the observer what would be done.
-    pub dry_run: bool,
-    /// Threads that write files; 0 for as many as suits the machine.
-    pub threads: usize,
+impl Supply for Reader {
+    fn is(&self, id: &ChunkId, bytes: &[u8]) -> bool {
+        self.is_data(id, bytes)
+    }
+    fn beside(&self, id: &ChunkId) -> Vec<ChunkId> {
+        self.in_frame_of(id)
+    }
 }
 
-/// What was done.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Regular files that are there now, hard links and skipped ones included.
-    pub files: u64,
-    /// Folders.
-    pub folders: u64,
-    /// Everything else.
-    pub others: u64,
-    /// Bytes of the files.
-    pub bytes: u64,
-    /// Files of `files` that were there already, equal in size, time and all other attributes.
-    pub skipped: u64,
-    /// Entries that are not there, or not whole (a folder whose list could not be read).
-    pub failed: u64,
-    /// Those of `failed` whose cause is damage in the repository.
-    pub damaged: u64,
-    /// Entries that are there, but without some of their attributes.
-    pub incomplete: u64,
-    /// How long it took.
-    pub seconds: f64,
-}
+const TOO_MANY_UNREAD: &str =
+    "so many files could not be read for this snapshot that it does not name them all: nothing is deleted";
 
 /// Restores a snapshot, or a part of it.
 ///
-/// Existing files are replaced unless they are equal, existing folders are kept and filled, everything else
-/// in the target stays. Symlinks in the target are never followed. What cannot be brought back is told to the observer
-/// and counted, and the rest goes on.
+/// Files that are there and equal are left alone; where they differ, what differs is written, in place if nobody but who
+/// owns them in the snapshot could have a hand in them, and else they are made anew. Existing folders are kept and filled,
+/// everything else in the target stays, unless it is to be deleted. Symlinks in the target are never followed. What cannot be
+/// brought back is told to the observer and counted, and the rest goes on.
+///
+/// A run that ends early, however it does, leaves files under their own names and none under others: finished ones, which have
+/// the time of the snapshot, and unfinished ones, which have another. The next run leaves the former alone and completes the
+/// latter. After a power cut the same holds, as far as the file system writes the data of a new file before its length (as
+/// ext4, XFS and btrfs do); `Overwrite::Always` or `verify` prove it.
 ///
 /// # Errors
 /// `Missing` when the path is not in the snapshot; `Stopped`; `Full` when the disk is full; and when the target itself
@@ -99,7 +70,19 @@ pub fn run(
     more_descriptors();
     let reader = repository.reader();
     let manifest = &snapshot.manifest;
-    restore(&*reader, &manifest.root, Some(&manifest.totals), &options, &**observer, stop)
+    // Where it cannot be read nothing is known to be whole, and so nothing is deleted.
+    let (mut paths, mut unread) = (Vec::new(), Vec::new());
+    if options.delete {
+        let private = repository.private(snapshot)?;
+        if private.unread_total > private.unread.len() as u64 {
+            observer.event(Event::Warning(TOO_MANY_UNREAD));
+        } else {
+            paths = private.paths;
+            unread = private.unread.into_iter().map(|u| u.path).collect();
+        }
+    }
+    let source = Source { root: &manifest.root, totals: Some(&manifest.totals), paths: &paths, unread };
+    restore(&*reader, &source, &options, &**observer, stop)
 }
 
 /// Each level of folders that is being filled is an open descriptor, and the usual soft limit of 1024 is
@@ -112,200 +95,14 @@ fn more_descriptors() {
     }
 }
 
-/// What the walk knows of a folder of the snapshot.
-struct Level {
-    entries: std::vec::IntoIter<Entry>,
-    /// Absolute path in the snapshot.
-    path: Vec<u8>,
-    /// It, or one above it, is included.
-    selected: bool,
-    /// Its own entry, until its folder is there.
-    entry: Entry,
-    folder: Option<Arc<Folder>>,
-}
-
-fn restore(
-    supply: &(dyn Chunks + Sync),
-    root: &ChunkId,
-    totals: Option<&Totals>,
-    options: &Options,
-    observer: &dyn Observer,
-    stop: &Stop,
-) -> Result<Report> {
-    let began = std::time::Instant::now();
-    let include =
-        Exclude::new::<_, &str>(&options.include, &[]).doing(|| "reading the patterns to include")?;
-    let exclude =
-        Exclude::new::<_, &str>(&options.exclude, &[]).doing(|| "reading the patterns to leave out")?;
-    let start = start(supply, root, &options.path)?;
-    let whole = start.path == b"/" && include.is_empty() && exclude.is_empty();
-    if let (Some(totals), true) = (totals, whole) {
-        observer.event(Event::Planned { files: totals.files, bytes: totals.bytes });
-    }
-
-    let shared = Shared::new(supply, observer, stop);
-    // A filter may leave nothing of the top folder but the way to what is restored.
-    let top = matches!(start.entry.node, Node::Folder(_)).then(|| start.entry.clone());
-    let target = Folder::target(&options.target, top, &start.path, options.dry_run)?;
-    let writer = Writer::new(&shared, target.clone(), options.dry_run);
-    let threads = match options.threads {
-        0 => thread::available_parallelism().map_or(1, |n| n.get()) + EXTRA_THREADS,
-        n => n,
-    };
-    let (jobs, queue) = crossbeam_channel::bounded::<Job>(QUEUE);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            let (queue, writer) = (queue.clone(), &writer);
-            scope.spawn(move || queue.iter().for_each(|job| writer.run(job)));
-        }
-        drop(queue);
-        let walk = Walk { shared: &shared, jobs, include, exclude, dry_run: options.dry_run };
-        if let Err(e) = walk.from(start, target) {
-            shared.halt(e);
-        }
-    });
-    writer.end();
-    let mut report = shared.end()?;
-    report.seconds = began.elapsed().as_secs_f64();
-    Ok(report)
-}
-
-/// Where a restore or an export begins.
-struct Start {
-    entry: Entry,
-    /// Absolute, without a slash at its end.
-    path: Vec<u8>,
-}
-
-fn start(supply: &dyn Chunks, root: &ChunkId, path: &[u8]) -> Result<Start> {
-    let mut absolute = vec![b'/'];
-    for part in path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".") {
-        absolute = join(&absolute, part);
-    }
-    let shown = || format!("looking for {} in the snapshot", as_path(&absolute).display());
-    match tree::find(supply, root, &absolute).doing(shown)? {
-        Some(entry) => Ok(Start { entry, path: absolute }),
-        None => Err(Error::new(
-            Fault::Missing,
-            format!("{} is not in the snapshot", as_path(&absolute).display()),
-        )),
-    }
-}
-
-/// The walk through the snapshot's tree.
-struct Walk<'a> {
-    shared: &'a Shared<'a>,
-    jobs: Sender<Job>,
-    include: Exclude,
-    exclude: Exclude,
-    dry_run: bool,
-}
-
-impl Walk<'_> {
-    fn from(self, start: Start, target: Arc<Folder>) -> Result<()> {
-        let Node::Folder(id) = start.entry.node else {
-            return self.send(target, start.entry, start.path);
-        };
-        let selected = self.included(&start.path, true);
-        let entries = tree::entries(self.shared.supply, &id)
-            .doing(|| format!("reading the folder {}", as_path(&start.path).display()))?
-            .into_iter();
-        let mut levels =
-            vec![Level { entries, path: start.path, selected, entry: start.entry, folder: Some(target) }];
-        while !self.shared.halted()
-            && let Some(level) = levels.last_mut()
-        {
-            let Some(entry) = level.entries.next() else {
-                self.pop(&mut levels);
-                continue;
-            };
-            let path = join(&level.path, &entry.name);
-            let is_folder = matches!(entry.node, Node::Folder(_));
-            if self.exclude.matches(as_path(&path), is_folder) {
-                continue;
-            }
-            let selected = level.selected || self.included(&path, is_folder);
-            match entry.node {
-                Node::Folder(id) => self.descend(&mut levels, entry, id, path, selected),
-                _ if selected => match self.folder(&mut levels) {
-                    Some(folder) => self.send(folder, entry, path)?,
-                    None => continue,
-                },
-                _ => {}
-            }
-        }
-        while !levels.is_empty() {
-            self.pop(&mut levels);
-        }
-        Ok(())
-    }
-
-    fn included(&self, path: &[u8], folder: bool) -> bool {
-        self.include.is_empty() || self.include.matches(as_path(path), folder)
-    }
-
-    fn pop(&self, levels: &mut Vec<Level>) {
-        if let Some(folder) = levels.pop().and_then(|l| l.folder) {
-            folder.leave(self.shared, self.dry_run);
-        }
-    }
-
-    fn descend(&self, levels: &mut Vec<Level>, entry: Entry, id: ChunkId, path: Vec<u8>, selected: bool) {
-        let entries = tree::entries(self.shared.supply, &id).unwrap_or_else(|e| {
-            self.shared.failed(&path, e.while_("reading the folder; nothing in it is restored"));
-            Vec::new()
-        });
-        levels.push(Level { entries: entries.into_iter(), path, selected, entry, folder: None });
-        if selected && let Some(folder) = self.folder(levels) {
-            // The level holds a reference of its own.
-            folder.leave(self.shared, self.dry_run);
-        }
-    }
-
-    /// The target folder of the innermost level; it and those above are made now where that has not
-    /// been necessary so far. Where that fails, all levels from there on are given up: `None`.
-    fn folder(&self, levels: &mut Vec<Level>) -> Option<Arc<Folder>> {
-        let first = levels.iter().rposition(|l| l.folder.is_some())?;
-        let mut folder = levels[first].folder.clone()?;
-        for i in first + 1..levels.len() {
-            let level = &levels[i];
-            match folder.enter(&level.entry, &level.path, !level.selected, self.dry_run) {
-                Ok(inner) => {
-                    folder.leave(self.shared, self.dry_run);
-                    levels[i].folder = Some(inner.clone());
-                    folder = inner;
-                }
-                Err(e) => {
-                    folder.leave(self.shared, self.dry_run);
-                    let path = level.path.clone();
-                    self.shared.failed(&path, e.while_("nothing in this folder is restored"));
-                    while levels.len() > i {
-                        self.pop(levels);
-                    }
-                    return None;
-                }
-            }
-        }
-        Some(folder)
-    }
-
-    fn send(&self, folder: Arc<Folder>, entry: Entry, path: Vec<u8>) -> Result<()> {
-        match self.jobs.send(Job { folder, entry, path }) {
-            Ok(()) => Ok(()),
-            Err(rejected) => {
-                rejected.0.folder.leave(self.shared, self.dry_run);
-                Err(Error::bug("no thread is left to write files"))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::fake::{self, Fake, Scratch, list};
     use super::*;
     use crate::event::Outcome;
+    use crate::fault::Fault;
     use std::fs;
+    use std::thread;
 
     fn some() -> Fake {
         let mut fake = Fake::default();
@@ -315,6 +112,9 @@ mod tests {
         fake.file("home/ben/d.txt", b"fourth");
         fake.folder("home/ben/empty", 0o750);
         fake
+    }
+    fn all(root: &ChunkId) -> Source<'_> {
+        Source { root, totals: None, paths: &[], unread: Vec::new() }
     }
     fn options(target: &std::path::Path) -> Options {
         Options { target: target.to_path_buf(), ..Options::default() }
@@ -351,7 +151,7 @@ mod tests {
         let root = fake.root();
         let options = Options { path: b"/home/cid".to_vec(), ..options(&scratch.0.join("t")) };
         let observer = crate::event::Silent;
-        let error = restore(&fake.shelf, &root, None, &options, &observer, &Stop::new()).unwrap_err();
+        let error = restore(&fake.shelf, &all(&root), &options, &observer, &Stop::new()).unwrap_err();
         assert_eq!(
             (error.fault(), error.to_string().as_str()),
             (Fault::Missing, "/home/cid is not in the snapshot")
@@ -416,7 +216,7 @@ mod tests {
         stop.ask();
         let mut fake = some();
         let root = fake.root();
-        let error = restore(&fake.shelf, &root, None, &options(&scratch.0), &crate::event::Silent, &stop)
+        let error = restore(&fake.shelf, &all(&root), &options(&scratch.0), &crate::event::Silent, &stop)
             .unwrap_err();
         assert_eq!(error.fault(), Fault::Stopped);
         assert!(list(&scratch.0).is_empty());
@@ -438,7 +238,7 @@ mod tests {
         let root = thread::scope(|s| large.spawn_scoped(s, || fake.root()).unwrap().join().unwrap());
         let heard = fake::Heard::default();
         let options = options(&scratch.0);
-        let report = restore(&fake.shelf, &root, None, &options, &heard, &Stop::new()).unwrap();
+        let report = restore(&fake.shelf, &all(&root), &options, &heard, &Stop::new()).unwrap();
         let mut archive = Vec::new();
         export::export_from(&fake.shelf, &root, b"", &mut archive, &heard, &Stop::new()).unwrap();
         assert_eq!((report.files, report.folders, heard.unread()), (1, 1500, vec![]));

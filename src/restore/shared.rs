@@ -1,12 +1,15 @@
 //! What all threads of one restore or export share: the counts, the listener, the request to stop.
 
-use super::Report;
+use super::attributes::Myself;
+use super::{Options, Overwrite, Report, Supply};
 use crate::event::{Event, Observer, Outcome, Stop};
-use crate::fault::{Error, Fault, Result};
-use crate::tree::Chunks;
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::source::Exclude;
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::error::Error as _;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,28 +17,88 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// One run.
 pub(super) struct Shared<'a> {
     /// Where verified chunks come from.
-    pub supply: &'a (dyn Chunks + Sync),
+    pub supply: &'a dyn Supply,
     pub observer: &'a dyn Observer,
     pub stop: &'a Stop,
+    pub me: Myself,
+    /// What is chosen by patterns.
+    pub filter: Filter,
+    /// What is not in the snapshot goes.
+    pub delete: bool,
+    /// But not these paths.
+    pub unread: HashSet<Vec<u8>>,
+    pub overwrite: Overwrite,
+    /// Nothing is written.
+    pub dry_run: bool,
     report: Mutex<Report>,
     /// What ended the run early.
     fatal: Mutex<Option<Error>>,
     halted: AtomicBool,
     /// Warnings that were given.
     said: Mutex<Vec<&'static str>>,
+    failures: Failures,
+}
+
+/// What failed, by a hash of its path: who reads all back does not tell it again.
+#[derive(Default)]
+struct Failures {
+    hasher: RandomState,
+    paths: Mutex<HashSet<u64>>,
+}
+
+/// Which paths were asked for.
+#[derive(Default)]
+pub(super) struct Filter {
+    include: Exclude,
+    exclude: Exclude,
+}
+
+impl Filter {
+    /// From patterns as gitignore(5).
+    pub fn new(include: &[OsString], exclude: &[OsString]) -> Result<Self> {
+        Ok(Self {
+            include: Exclude::new::<_, &str>(include, &[]).doing(|| "reading the patterns to include")?,
+            exclude: Exclude::new::<_, &str>(exclude, &[]).doing(|| "reading the patterns to leave out")?,
+        })
+    }
+    /// Whether everything was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
+    /// Whether this is included, whatever it lies in.
+    pub fn includes(&self, path: &[u8], folder: bool) -> bool {
+        self.include.is_empty() || self.include.matches(as_path(path), folder)
+    }
+    /// Whether this is excluded, and all that is in it.
+    pub fn excludes(&self, path: &[u8], folder: bool) -> bool {
+        self.exclude.matches(as_path(path), folder)
+    }
 }
 
 impl<'a> Shared<'a> {
-    pub fn new(supply: &'a (dyn Chunks + Sync), observer: &'a dyn Observer, stop: &'a Stop) -> Self {
+    pub fn new(supply: &'a dyn Supply, observer: &'a dyn Observer, stop: &'a Stop) -> Self {
         Self {
             supply,
             observer,
             stop,
+            me: Myself::new(),
+            filter: Filter::default(),
+            delete: false,
+            unread: HashSet::new(),
+            overwrite: Overwrite::default(),
+            dry_run: false,
+            failures: Failures::default(),
             report: Mutex::default(),
             fatal: Mutex::default(),
             halted: AtomicBool::new(false),
             said: Mutex::default(),
         }
+    }
+
+    /// What was asked for.
+    pub fn with(self, filter: Filter, options: &Options, unread: &[Vec<u8>]) -> Self {
+        let Options { delete, overwrite, dry_run, .. } = *options;
+        Self { filter, delete, unread: unread.iter().cloned().collect(), overwrite, dry_run, ..self }
     }
 
     /// Whether the run is over for all threads.
@@ -65,11 +128,17 @@ impl<'a> Shared<'a> {
         if error.fault() == Fault::Stopped || full {
             return self.halt(error.while_(format!("restoring {}", as_path(path).display())));
         }
+        self.failures.paths.lock().insert(self.failures.hasher.hash_one(path));
         self.count(|r| {
             r.failed += 1;
             r.damaged += u64::from(error.fault() == Fault::Damaged);
         });
         self.observer.event(Event::Unread { path: as_path(path), reason: &error.chain() });
+    }
+
+    /// Whether that was told of an entry.
+    pub fn has_failed(&self, path: &[u8]) -> bool {
+        self.failures.paths.lock().contains(&self.failures.hasher.hash_one(path))
     }
 
     /// An entry is there, but lacks attributes.

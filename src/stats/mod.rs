@@ -2,8 +2,9 @@
 
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::Result;
+use crate::format::pack::Space;
 use crate::format::tree::{Content, Entry, Node};
-use crate::id::{ChunkId, PackId};
+use crate::id::ChunkId;
 use crate::index::{Lies, Mark, Marks};
 use crate::repository::{Need, Reader, Repository, Right, Snapshot};
 use crate::tree;
@@ -11,7 +12,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Several snapshots need it. What only one needs is marked with that one's position and 1.
+/// Marks below this are positions of snapshots that need a chunk, several of one that several need; from here
+/// on they are those of entries of a folder.
+const PARTS: Mark = 1 << 31;
+/// Of a page that was met in two snapshots.
 const SHARED: Mark = Mark::MAX;
 
 /// Bytes of content and of trees.
@@ -84,15 +88,14 @@ pub fn repository(repository: &Arc<Repository>, observer: &Arc<dyn Observer>, st
     let mut report = Report { forgotten: all.forgotten, ..Report::default() };
     let mut alone = vec![Bytes::default(); all.snapshots.len()];
     let scale = all.scale(repository, stop)?;
-    all.each(repository, stop, |_, mark, lies| {
+    all.each(repository, stop, |marks, lies| {
         let stored = scale.stored(lies);
         report.chunks += 1;
         let space = if lies.is_tree { &mut report.needed.1 } else { &mut report.needed.0 };
         space.add(lies.len, stored);
-        if let Some(one) = (mark as usize).checked_sub(1).and_then(|at| alone.get_mut(at)) {
+        if let Some(one) = only_one(marks).and_then(|at| alone.get_mut(at as usize)) {
             one.add(lies.len, stored);
         }
-        Ok(())
     })?;
     for (snapshot, alone) in all.snapshots.iter().take(all.listed).zip(alone) {
         let m = &snapshot.manifest;
@@ -119,7 +122,6 @@ pub fn folder(
     stop: &Stop,
 ) -> Result<Option<Vec<Part>>> {
     let all = All::walk(repository, observer, stop)?;
-    let scale = all.scale(repository, stop)?;
     let reader = repository.reader();
     let root = snapshot.manifest.root;
     let Some(entry) = tree::find(&*reader, &root, path)? else { return Ok(None) };
@@ -127,33 +129,42 @@ pub fn folder(
         Node::Folder(id) => tree::entries(&*reader, id)?,
         _ => vec![entry],
     };
-    let seen = repository.index()?.marks()?;
+    let seen = repository.index()?.seen()?;
     let mut parts = Vec::new();
-    for entry in entries {
+    for (entry, mark) in entries.iter().zip(PARTS..) {
         stop.check()?;
-        let mut part = Part {
+        parts.push(Part {
             name: entry.name.clone(),
             is_folder: matches!(entry.node, Node::Folder(_)),
-            source: source(&reader, &entry, stop)?,
+            source: source(&reader, entry, stop)?,
             needed: Bytes::default(),
             alone: Bytes::default(),
-        };
-        reader.needs_of(&entry, stop, &mut |need| {
-            let (Need::Page(id) | Need::Content(id, _)) = need;
-            if !seen.raise(&id, 1)? {
-                return Ok(false);
-            }
-            let (raw, stored) = scale.of(repository, &id)?;
-            part.needed.add(raw, stored);
-            if all.marks.get(&id)?.is_some_and(|mark| mark != SHARED) {
-                part.alone.add(raw, stored);
-            }
-            Ok(true)
+        });
+        reader.needs_of(entry, stop, &mut |need| match need {
+            Need::Page(id) if !seen.raise(&id, PARTS)? => Ok(false),
+            Need::Page(id) | Need::Content(id, _) => all.marks.add(&id, mark).map(|()| true),
         })?;
-        parts.push(part);
     }
+    let scale = all.scale(repository, stop)?;
+    all.each(repository, stop, |marks, lies| {
+        let first = marks.iter().find_map(|mark| mark.checked_sub(PARTS));
+        let Some(part) = first.and_then(|at| parts.get_mut(at as usize)) else { return };
+        part.needed.add(lies.len, scale.stored(lies));
+        if only_one(marks).is_some() {
+            part.alone.add(lies.len, scale.stored(lies));
+        }
+    })?;
     parts.sort_by(|a, b| (b.needed.stored, b.source, &a.name).cmp(&(a.needed.stored, a.source, &b.name)));
     Ok(Some(parts))
+}
+
+/// The position of the snapshot that alone needs what has these marks.
+fn only_one(marks: &[Mark]) -> Option<Mark> {
+    let mut of_snapshots = marks.iter().copied().take_while(|mark| *mark < PARTS);
+    match (of_snapshots.next(), of_snapshots.next()) {
+        (one, None) => one,
+        _ => None,
+    }
 }
 
 /// Bytes of all files below an entry, each name counted.
@@ -195,29 +206,17 @@ struct Chunk {
     is_tree: bool,
 }
 
-/// What a byte before compression takes in each pack.
-struct Scale {
-    /// Length and sum of all chunks, by position in the census.
-    packs: Vec<(u64, u64)>,
-    by_id: std::collections::HashMap<PackId, usize>,
-}
+/// What a byte before compression takes in each pack: length and sum of all chunks, by position in the census.
+struct Scale(Vec<(u64, u64)>);
 
 impl Scale {
-    fn share(&self, pack: usize, len: u64) -> u64 {
-        match self.packs.get(pack) {
-            Some((size, raw)) if *raw > 0 => (u128::from(len) * u128::from(*size) / u128::from(*raw)) as u64,
+    fn stored(&self, chunk: &Chunk) -> u64 {
+        match self.0.get(chunk.pack) {
+            Some((size, raw)) if *raw > 0 => {
+                (u128::from(chunk.len) * u128::from(*size) / u128::from(*raw)) as u64
+            }
             _ => 0,
         }
-    }
-    fn stored(&self, chunk: &Chunk) -> u64 {
-        self.share(chunk.pack, chunk.len)
-    }
-    /// Bytes of a chunk, before compression and as stored.
-    fn of(&self, repository: &Repository, id: &ChunkId) -> Result<(u64, u64)> {
-        let places = repository.index()?.places(id)?;
-        let Some(place) = places.first() else { return Ok((0, 0)) };
-        let len = u64::from(place.len);
-        Ok((len, self.by_id.get(&place.pack.id).map_or(0, |at| self.share(*at, len))))
     }
 }
 
@@ -228,21 +227,25 @@ impl All {
         let listed = snapshots.len();
         let forgotten = repository.forgotten()?;
         snapshots.extend(forgotten.iter().cloned());
-        let marks = repository.index()?.marks()?;
+        let (marks, seen) = (repository.index()?.marks()?, repository.index()?.seen()?);
         let reader = repository.reader();
         observer.event(Event::Planned { files: snapshots.len() as u64, bytes: 0 });
         for (at, s) in snapshots.iter().enumerate() {
             let name = format!("snapshots/{}", s.id);
             let path = Path::new(&name);
             observer.event(Event::Started(path));
-            let own = at as Mark + 1;
+            let own = at as Mark;
             // Each page is gone through twice at most: what is below a shared one is shared.
-            let mut listener = |need| {
-                let (Need::Page(id) | Need::Content(id, _)) = need;
-                match marks.get(&id)? {
-                    None => marks.set(&id, own).map(|()| true),
-                    Some(mark) if mark == own || mark == SHARED => Ok(false),
-                    Some(_) => marks.set(&id, SHARED).map(|()| true),
+            let mut listener = |need| match need {
+                Need::Content(id, _) => marks.add(&id, own).map(|()| false),
+                Need::Page(id) => {
+                    let mark = match seen.get(&id)? {
+                        None => own,
+                        Some(mark) if mark == own || mark == SHARED => return Ok(false),
+                        Some(_) => SHARED,
+                    };
+                    seen.set(&id, mark)?;
+                    marks.add(&id, own).map(|()| true)
                 }
             };
             reader.needs(s, stop, &mut listener)?;
@@ -254,7 +257,6 @@ impl All {
     fn scale(&self, repository: &Repository, stop: &Stop) -> Result<Scale> {
         let census = repository.index()?.census(&self.marks)?;
         let mut packs: Vec<(u64, u64)> = census.packs.iter().map(|p| (p.size, 0)).collect();
-        let by_id = census.packs.iter().enumerate().map(|(at, p)| (p.id, at)).collect();
         census.each(|_, _, places| {
             stop.check()?;
             for lies in places {
@@ -262,30 +264,32 @@ impl All {
             }
             Ok(())
         })?;
-        Ok(Scale { packs, by_id })
+        Ok(Scale(packs))
     }
 
-    /// Every chunk that is needed, once.
+    /// Every chunk that is needed, once, with its marks.
     fn each(
         &self,
         repository: &Repository,
         stop: &Stop,
-        mut each: impl FnMut(&ChunkId, Mark, &Chunk) -> Result<()>,
+        mut each: impl FnMut(&[Mark], &Chunk),
     ) -> Result<()> {
         let index = repository.index()?;
         let mut trees = HashSet::new();
         for id in index.packs()? {
-            if index.pack(&id)?.is_some_and(|p| p.space == crate::format::pack::Space::Trees) {
+            if index.pack(&id)?.is_some_and(|p| p.space == Space::Trees) {
                 trees.insert(id);
             }
         }
         let census = index.census(&self.marks)?;
         let best = |l: &&Lies| (l.trusted, census.packs[l.pack].size, census.packs[l.pack].id);
-        census.each(|id, mark, places| {
+        census.each(|_, marks, places| {
             stop.check()?;
-            let Some((mark, lies)) = mark.zip(places.iter().max_by_key(best)) else { return Ok(()) };
-            let is_tree = trees.contains(&census.packs[lies.pack].id);
-            each(id, mark, &Chunk { pack: lies.pack, len: lies.len.into(), is_tree })
+            if let Some(lies) = places.iter().max_by_key(best).filter(|_| !marks.is_empty()) {
+                let is_tree = trees.contains(&census.packs[lies.pack].id);
+                each(marks, &Chunk { pack: lies.pack, len: lies.len.into(), is_tree });
+            }
+            Ok(())
         })
     }
 }

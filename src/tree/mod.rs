@@ -10,7 +10,7 @@ mod read;
 mod write;
 
 pub use extents::Extents;
-pub use read::{FileReader, entries, extent_page, find, lookup, page, page_of, root_entry};
+pub use read::{FileReader, Listing, entries, extent_page, find, lookup, page, page_of, root_entry};
 pub use write::{ContentWriter, FolderWriter};
 
 use crate::fault::Result;

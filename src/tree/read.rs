@@ -36,28 +36,65 @@ pub fn page_of<'a>(pages: &'a [PageRef], name: &[u8]) -> Option<&'a PageRef> {
 /// # Errors
 /// `Damaged` when a page is lost, or the pages do not follow each other.
 pub fn entries(chunks: &dyn Chunks, folder: &ChunkId) -> Result<Vec<Entry>> {
+    let mut listing = Listing::new(folder);
     let mut out = Vec::new();
-    collect(chunks, folder, None, &mut out)?;
+    while let Some(entry) = listing.next(chunks)? {
+        out.push(entry);
+    }
     Ok(out)
 }
 
-fn collect(chunks: &dyn Chunks, id: &ChunkId, level: Option<u8>, out: &mut Vec<Entry>) -> Result<()> {
-    match page(chunks, id, level)? {
-        Page::Leaf(entries) => {
-            if let (Some(last), Some(first)) = (out.last(), entries.first())
-                && last.name >= first.name
-            {
-                return Err(Error::damaged("the pages of a folder are out of order"));
+/// The entries of a folder one after the other, sorted by name, one page of each level in memory at a time.
+pub struct Listing {
+    leaf: std::vec::IntoIter<Entry>,
+    /// Pages that are still to be read with their levels, the next one last.
+    ahead: Vec<(ChunkId, Option<u8>)>,
+    /// The last name of the leaf before.
+    last: Option<Vec<u8>>,
+}
+
+impl Listing {
+    /// Nothing is read yet.
+    pub fn new(folder: &ChunkId) -> Self {
+        Self { leaf: Vec::new().into_iter(), ahead: vec![(*folder, None)], last: None }
+    }
+
+    /// The next entry; `None` behind the last one, and after an error.
+    ///
+    /// # Errors
+    /// `Damaged` when a page is lost, or the pages do not follow each other. All names before are right, and there are
+    /// no others among them.
+    pub fn next(&mut self, chunks: &dyn Chunks) -> Result<Option<Entry>> {
+        loop {
+            if let Some(entry) = self.leaf.next() {
+                return Ok(Some(entry));
             }
-            out.extend(entries);
-        }
-        Page::Node(level, pages) => {
-            for p in pages {
-                collect(chunks, &p.id, Some(level - 1), out)?;
+            let Some((id, level)) = self.ahead.pop() else { return Ok(None) };
+            if let Err(e) = self.enter(chunks, &id, level) {
+                self.ahead.clear();
+                return Err(e);
             }
         }
     }
-    Ok(())
+
+    fn enter(&mut self, chunks: &dyn Chunks, id: &ChunkId, level: Option<u8>) -> Result<()> {
+        match page(chunks, id, level)? {
+            Page::Leaf(entries) => {
+                if let (Some(last), Some(first)) = (&self.last, entries.first())
+                    && *last >= first.name
+                {
+                    return Err(Error::damaged("the pages of a folder are out of order"));
+                }
+                // A leaf is sorted: the decoder has seen to it.
+                self.last = entries.last().map(|e| e.name.clone()).or_else(|| self.last.take());
+                self.leaf = entries.into_iter();
+            }
+            Page::Node(level, pages) => {
+                self.ahead.extend(pages.iter().rev().map(|p| (p.id, Some(level - 1))));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One entry by name, reading one page per level.

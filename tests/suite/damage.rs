@@ -63,8 +63,9 @@ struct Stage {
     snapshots: Vec<(&'static str, String)>,
 }
 
-fn stage() -> Stage {
-    let scene = Scene::new("damage");
+fn stage(init: &[&str]) -> Stage {
+    let scene = Scene::bare("damage");
+    scene.run([&["init", "-q"], init].concat()).ok();
     let mut objects: Vec<Object> = Vec::new();
     let mut snapshots = Vec::new();
     let of_all = |path: PathBuf| Object { path, of: Of::All };
@@ -95,11 +96,13 @@ fn stage() -> Stage {
     let died = scene.run(["backup", "-q", "--from-command", "kill -9 $PPID", "--as", "x"]);
     assert_eq!(died.signal, Some(libc::SIGKILL), "{}", died.err);
     add(&scene, Of::None);
-    for kind in ["config", "keys", "packs", "index", "snapshots", "notes", "leases"] {
+    let more = if init.is_empty() { None } else { Some("parity") };
+    let kinds = ["config", "keys", "packs", "index", "snapshots", "notes", "leases"];
+    for kind in kinds.into_iter().chain(more) {
         assert!(objects.iter().any(|o| o.kind() == kind), "there is no {kind}");
     }
     // Of another repository, with one of each.
-    let line = "export PASTFS_REPOSITORY=$PWD/strange PASTFS_CACHE=$PWD/strange-cache; \"$0\" init -q; \
+    let line = "export PASTFS_REPOSITORY=$PWD/strange PASTFS_CACHE=$PWD/strange-cache; \"$0\" init -q --parity 5%; \
         \"$0\" backup -q a; \"$0\" tag -q --add strange latest; \
         \"$0\" backup -q --from-command 'kill -9 $PPID' --as x || true; mv strange/config/1 strange/config/2";
     scene.shell(line).ok();
@@ -229,7 +232,8 @@ impl Case<'_> {
 
     /// Whether a snapshot must come back whole.
     fn must_be_whole(&self, folder: &str) -> bool {
-        self.is_extra() || self.object.of == Of::None || matches!(self.object.of, Of::One(f) if f != folder)
+        let is_beside = self.is_extra() || self.object.of == Of::None || self.object.kind() == "parity";
+        is_beside || matches!(self.object.of, Of::One(f) if f != folder)
     }
 
     fn is_forgotten(&self) -> bool {
@@ -258,7 +262,7 @@ impl Case<'_> {
         let is_read = match self.object.kind() {
             "snapshots" if self.damage == Deleted => self.is_warm && !self.is_forgotten(),
             "snapshots" => !self.is_warm || self.is_extra(),
-            "notes" => (!self.is_warm && self.damage != Deleted) || self.is_extra(),
+            "notes" => (self.is_warm == (self.damage == Deleted)) || self.is_extra(),
             _ => false,
         };
         assert!(!is_read || self.names(&ran.err), "{}: silence: {}", self.told(), ran.err);
@@ -333,17 +337,18 @@ impl Case<'_> {
             assert!(ran.code != Some(0) && self.names(&said), "{}: {said}", self.told());
             return;
         }
-        // Of keys, notes and leases that are gone nobody knows; nor of manifests without a memory of them; and what is
+        // Of keys and leases that are gone nobody knows; nor of notes and manifests without a memory of them; and what is
         // forgotten is not gone through.
         let is_silent = self.damage == Deleted
             && match self.object.kind() {
-                "keys" | "notes" | "leases" => true,
+                "keys" | "leases" => true,
+                "notes" => !self.is_warm,
                 "snapshots" => !self.is_warm || self.is_forgotten(),
                 "index" => self.is_forgotten(),
                 _ => false,
             };
-        // A pack that no segment names is one of a backup that is under way, and nobody relies on it.
-        let is_unused = self.is_extra() && self.object.kind() == "packs";
+        // A pack that no segment names is one of a backup that is under way, and nobody relies on it; nor on parity of none.
+        let is_unused = self.is_extra() && matches!(self.object.kind(), "packs" | "parity");
         let expected = if is_silent || is_unused { 0 } else { 4 };
         assert_eq!(ran.code, Some(expected), "{}: {said}", self.told());
         assert!(expected == 0 || self.names(&said), "{}: check does not name it: {said}", self.told());
@@ -409,14 +414,33 @@ impl Case<'_> {
 
 #[test]
 fn damaged_objects_give_errors_with_names_and_never_wrong_bytes() {
-    let mut log = std::env::var_os("DAMAGE_LOG").map(|path| fs::File::create(path).unwrap());
+    let cells = matrix(&[], &|_| true);
+    println!("cells of the damage matrix: {cells}");
+    assert!(cells > 800, "only {cells} cells");
+}
+
+#[test]
+fn damaged_parity_is_named_and_nothing_else_suffers() {
+    let cells = matrix(&["--parity", "5%"], &|o| o.kind() == "parity");
+    println!("cells of the damage matrix, of parity: {cells}");
+    assert!(cells > 80, "only {cells} cells");
+}
+
+/// Tries all damages of the objects that are meant, in a repository that was made so. How many commands were run.
+fn matrix(init: &[&str], is_meant: &(dyn Fn(&Object) -> bool + Sync)) -> usize {
+    let mut log = std::env::var_os("DAMAGE_LOG")
+        .map(|path| fs::File::options().create(true).append(true).open(path).unwrap());
     let next = AtomicUsize::new(0);
     let work = || {
         // Each thread has a stage of its own; the objects are the same ones, in the same order.
-        let stage = stage();
+        let stage = stage(init);
         let (mut cells, mut text) = (0, String::new());
-        let jobs: Vec<_> =
-            stage.objects.iter().flat_map(|o| ALL.into_iter().map(move |damage| (o, damage))).collect();
+        let jobs: Vec<_> = stage
+            .objects
+            .iter()
+            .filter(|o| is_meant(o))
+            .flat_map(|o| ALL.into_iter().map(move |damage| (o, damage)))
+            .collect();
         // The snapshots differ in nothing but who shares what with whom: of the second and third some will do.
         let is_rare = |o: &Object| matches!(o.of, Of::One("b" | "c"));
         loop {
@@ -454,6 +478,5 @@ fn damaged_objects_give_errors_with_names_and_never_wrong_bytes() {
             log.write_all(text.as_bytes()).unwrap();
         }
     }
-    println!("cells of the damage matrix: {cells}");
-    assert!(cells > 800, "only {cells} cells");
+    cells
 }

@@ -27,6 +27,8 @@ macro_rules! there_and_back {
 
 #[path = "format/draw.rs"]
 mod draw;
+#[path = "../../fuzz/trees.rs"]
+mod fuzzed_trees;
 #[path = "../../fuzz/words.rs"]
 mod fuzzed_words;
 #[path = "../../fuzz/targets.rs"]
@@ -265,7 +267,7 @@ const FILES: [(&str, &str); 20] = files![
     "manifest",
     "private",
 ];
-const MORE_FILES: [(&str, &str); 4] = files!["note", "lease", "earlier", "succession"];
+const MORE_FILES: [(&str, &str); 5] = files!["note", "lease", "parity", "earlier", "succession"];
 
 #[test]
 fn encodings_are_the_test_vectors_for_ever() {
@@ -333,6 +335,12 @@ fn a_byte_inserted_or_removed_anywhere_is_no_panic() {
 #[test]
 fn every_file_of_the_fuzzing_corpora_passes_every_target() {
     let corpora = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    // Trees are written to the disk: only their own corpus is restored.
+    for (name, f) in fuzzed_trees::TARGETS {
+        let files: Vec<_> = std::fs::read_dir(corpora.join(name)).unwrap().collect();
+        assert!(files.len() > 1, "the corpus of {name} is empty");
+        files.into_iter().for_each(|file| f(&std::fs::read(file.unwrap().path()).unwrap()));
+    }
     for (name, _) in targets::TARGETS.iter().chain(fuzzed_words::TARGETS) {
         let mut files = 0;
         for file in std::fs::read_dir(corpora.join(name)).unwrap() {
@@ -353,6 +361,14 @@ fn random_bytes_pass_every_target() {
             *first = 0x80 | *first & 0x27;
         }
         targets::TARGETS.iter().for_each(|(_, f)| f(&bytes));
+    }
+}
+
+#[test]
+fn random_trees_into_random_targets_change_nothing_outside() {
+    for seed in 0..400 {
+        let bytes = Draw(seed).bytes(200);
+        fuzzed_trees::TARGETS.iter().for_each(|(_, f)| f(&bytes));
     }
 }
 

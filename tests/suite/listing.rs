@@ -94,7 +94,7 @@ fn a_deleted_snapshot_is_missed_by_every_command_until_it_is_accepted() {
     missed(scene.run(["mount", "mnt"]));
     scene.run(["umount", "mnt"]).ok();
     let accepted = scene.run(["snapshots", "--accept-vanished"]).ok();
-    assert_eq!(accepted.text(), "accepted: 1 vanished snapshot\n");
+    assert_eq!(accepted.text(), "accepted: 1 vanished object\n");
     assert_eq!(scene.run(["snapshots"]).ok().err, "");
 }
 

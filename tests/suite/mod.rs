@@ -48,4 +48,5 @@ mod syscalls;
 mod thief;
 mod together;
 mod trial;
+mod unreadable;
 mod views;

@@ -113,18 +113,105 @@ fn more_damage_than_parity_is_told_and_gives_no_wrong_byte() {
 }
 
 #[test]
-fn parity_that_is_damaged_or_gone_makes_nothing_worse() {
+fn parity_that_is_damaged_or_gone_is_found_and_makes_nothing_worse() {
     let scene = scene("worse");
     let objects = of_kind(&scene, "parity");
     write(&scene.repository().join(&objects[0]), &Draw(7).bytes(5000));
     fs::remove_file(scene.repository().join(&objects[1])).unwrap();
-    assert!(findings(&scene).is_empty());
+    let found = findings(&scene);
+    let mut names: Vec<&str> = found.iter().map(|f| f["object"].as_str().unwrap()).collect();
+    names.sort();
+    let mut hurt_ones: Vec<&str> = objects[..2].iter().map(|o| o.to_str().unwrap()).collect();
+    hurt_ones.sort();
+    assert_eq!(names, hurt_ones);
     scene.latest_equals_source();
     for pack in of_kind(&scene, "packs") {
         hurt(&scene.repository().join(pack), |_| 1);
     }
-    assert_eq!(findings(&scene).len(), 2);
+    let found = findings(&scene);
+    let packs = found.iter().filter(|f| f["object"].as_str().unwrap().starts_with("packs/"));
+    assert_eq!(packs.count(), 2, "{found:?}");
     scene.run(["restore", "-q", "latest", "--target", "out"]).fails();
+    // What is left of it may heal more than nothing: it is never made anew of a damaged pack.
+    let before = fs::read(scene.repository().join(&objects[0])).unwrap();
+    scene.run(["repair", "packs", "--json"]).orderly();
+    assert!(fs::read(scene.repository().join(&objects[0])).unwrap() == before);
+    assert!(!scene.repository().join(&objects[1]).exists());
+}
+
+#[test]
+fn parity_that_is_damaged_or_gone_is_written_anew_from_its_pack() {
+    let scene = scene("anew");
+    let objects = of_kind(&scene, "parity");
+    let whole: Vec<Vec<u8>> = objects.iter().map(|o| fs::read(scene.repository().join(o)).unwrap()).collect();
+    let is_whole = |n: usize| fs::read(scene.repository().join(&objects[n])).is_ok_and(|now| now == whole[n]);
+    let look = |args: &[&str]| {
+        let ran = scene.run(args).orderly();
+        ran.text().matches("parity/").count() + ran.err.matches("parity/").count()
+    };
+    // Too short, gone, exchanged: lists and lengths tell.
+    let path = |n: usize| scene.repository().join(&objects[n]);
+    for damage in 0..3 {
+        match damage {
+            0 => write(&path(0), &whole[0][..whole[0].len() / 2]),
+            1 => fs::remove_file(path(0)).unwrap(),
+            _ => write(&path(0), &whole[1]),
+        }
+        assert_eq!(scene.run(["check", "-q"]).code(4).code, Some(4), "{damage}");
+        let dry = scene.run(["repair", "packs", "-n"]).code(4).text();
+        assert!(dry.contains("would be written anew"), "{dry}");
+        assert!(!is_whole(0));
+        assert!(look(&["repair", "packs"]) > 0);
+        assert!(is_whole(0), "{damage}");
+        assert!(findings(&scene).is_empty(), "{damage}");
+    }
+    // A flipped bit anywhere is seen by who reads: in the head, in a description, in a sum, in a part.
+    for at in [2, 12, 80, whole[0].len() / 2, whole[0].len() - 3] {
+        let mut bytes = whole[0].clone();
+        bytes[at] ^= 0x20;
+        write(&path(0), &bytes);
+        scene.run(["check", "-q"]).ok();
+        let found = findings(&scene);
+        assert_eq!(found.len(), 1, "byte {at}: {found:?}");
+        assert_eq!(found[0]["object"], objects[0].to_str().unwrap(), "byte {at}");
+        let id = objects[0].file_name().unwrap().to_str().unwrap();
+        assert!(found[0]["advice"].as_str().unwrap().contains(&format!("repair packs {id}")), "{found:?}");
+        scene.run(["repair", "packs", id]).ok();
+        assert!(is_whole(0), "byte {at}");
+    }
+    assert!(findings(&scene).is_empty());
+    for pack in of_kind(&scene, "packs") {
+        hurt(&scene.repository().join(pack), |_| 1);
+    }
+    scene.latest_equals_source();
+}
+
+#[test]
+fn parity_whose_pack_is_gone_goes_once_it_is_old() {
+    let scene = scene("orphan");
+    let one = scene.repository().join(&of_kind(&scene, "parity")[0]);
+    let name = |digit: char| scene.repository().join("parity").join(digit.to_string().repeat(64));
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 24 * 3600);
+    for digit in ['a', 'b'] {
+        fs::copy(&one, name(digit)).unwrap();
+    }
+    let set_old =
+        |path: &Path| fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    fs::set_permissions(name('a'), fs::Permissions::from_mode(0o600)).unwrap();
+    set_old(&name('a'));
+    // Of a pack that is lost, and that a segment names, it may be all that is left.
+    let lost = scene.repository().join(&of_kind(&scene, "packs")[0]);
+    let of_lost = scene.repository().join("parity").join(lost.file_name().unwrap());
+    fs::set_permissions(&of_lost, fs::Permissions::from_mode(0o600)).unwrap();
+    set_old(&of_lost);
+    scene.run(["prune", "-n"]).ok();
+    assert!(name('a').exists(), "a dry run deletes nothing");
+    scene.run(["prune"]).ok();
+    assert!(!name('a').exists() && name('b').exists() && of_lost.exists());
+    assert!(findings(&scene).is_empty());
+    fs::remove_file(&lost).unwrap();
+    scene.run(["prune"]).fails();
+    assert!(of_lost.exists());
 }
 
 #[test]

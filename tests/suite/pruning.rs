@@ -3,7 +3,7 @@
 use super::scene::{Draw, Scene, same_trees};
 use pastfs::event::{Observer, Silent, Stop};
 use pastfs::prune::{self, Options, Report, Unused};
-use pastfs::repository::{Credential, OpenOptions, Repository};
+use pastfs::repository::{Credential, OpenOptions, Repository, Sweep};
 use pastfs::storage::Local;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -139,6 +139,84 @@ fn a_run_retires_and_the_next_one_deletes() {
     // And then there is nothing left to do.
     let third = prune_after(&scene, 0).unwrap();
     assert_eq!((third.deleted.0, third.retired, third.stored), (0, 0, 0));
+}
+
+#[test]
+fn notes_go_a_year_after_the_last_word_on_what_is_gone() {
+    const DAY: u64 = 24 * HOUR;
+    let (scene, ids) = two("prune-notes");
+    scene.run(["tag", "--add", "old", &ids[0]]).ok();
+    scene.run(["tag", "--add", "kept", &ids[1]]).ok();
+    scene.run(["forget", &ids[0]]).ok();
+    age(&scene, 2 * DAY);
+    scene.run(["snapshots"]).ok();
+    let summary = scene.run(["prune", "--json"]).ok().json();
+    assert_eq!((&summary["snapshots_deleted"], &summary["notes_deleted"]), (&1.into(), &0.into()));
+    assert_eq!(count(&scene, "notes"), 3);
+    age(&scene, 300 * DAY);
+    scene.run(["prune"]).ok();
+    assert_eq!(
+        count(&scene, "notes"),
+        3,
+        "a machine that comes back may not know yet why the snapshot is gone"
+    );
+    age(&scene, 70 * DAY);
+    scene.run(["prune", "-n"]).ok();
+    assert_eq!(count(&scene, "notes"), 3, "a dry run deletes nothing");
+    assert_eq!(scene.run(["prune", "--json"]).ok().json()["notes_deleted"], 2);
+    assert_eq!(count(&scene, "notes"), 1, "what is said of a snapshot that is there stays");
+    // Nobody is alarmed: not this machine, which has seen them, nor one that has not.
+    for _ in 0..2 {
+        let ran = scene.run(["snapshots", "--json"]).ok();
+        assert!(ran.err.is_empty() && ran.text().contains("kept"), "{}", ran.err);
+        scene.run(["check", "-q"]).ok();
+        fs::remove_dir_all(scene.cache()).unwrap();
+    }
+    scene.latest_equals_source();
+}
+
+#[test]
+fn a_note_that_vanishes_while_its_snapshot_is_there_is_told_and_nothing_is_deleted() {
+    for hidden in ["hold", "forget", "tag"] {
+        let (scene, ids) = two("prune-hidden");
+        let short = &ids[0][..8];
+        match hidden {
+            "hold" => scene.run(["tag", "--hold", &ids[0]]).ok(),
+            "forget" => scene.run(["forget", &ids[0]]).ok(),
+            _ => scene.run(["tag", "--add", "x", &ids[0]]).ok(),
+        };
+        scene.run(["snapshots"]).ok();
+        scene.shell("mv repository/notes hidden").ok();
+        let told = scene.run(["snapshots"]).ok().err;
+        for part in ["1 note has vanished", hidden, short, "--accept-vanished"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        let found = scene.run(["check", "--json"]).code(4).text();
+        assert!(found.contains("notes/") && found.contains("--accept-vanished"), "{found}");
+        let refused = scene.run(["prune", "--now"]).fails().err;
+        assert!(refused.contains("nothing was deleted"), "{refused}");
+        scene.shell("rmdir repository/notes; mv hidden repository/notes").ok();
+        assert!(scene.run(["snapshots"]).ok().err.is_empty(), "it is back");
+        scene.shell("rm -r repository/notes").ok();
+        scene.run(["snapshots", "--accept-vanished"]).ok();
+        assert!(scene.run(["snapshots"]).ok().err.is_empty());
+        scene.run(["check", "-q"]).ok();
+        scene.run(["prune"]).ok();
+    }
+}
+
+#[test]
+fn what_is_at_work_without_a_lease_says_what_it_is() {
+    let (scene, _) = two("prune-marks");
+    let repository = open(&scene);
+    for purpose in ["prune", "repair index", "repair packs", "repair objects"] {
+        let mark = Sweep::begin(&repository, b"h", false, purpose).unwrap();
+        let lease = scene.run(["leases", "--json"]).ok().json();
+        assert_eq!((&lease["purpose"], &lease["state"]), (&purpose.into(), &"sweeping".into()));
+        drop(mark);
+        assert_eq!(scene.run(["leases"]).ok().text(), "nobody is about to write a snapshot\n");
+    }
+    assert!(Sweep::begin(&repository, b"h", false, "something").is_err());
 }
 
 #[test]

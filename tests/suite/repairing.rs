@@ -1,5 +1,6 @@
 //! `repair`: what is damaged is mended from what is left, what is lost is said, and nothing else is touched.
 
+use super::pruning::age;
 use super::scene::{Draw, Ran, Scene, fill, let_files_settle, same_trees};
 use serde_json::Value;
 use std::fs;
@@ -312,8 +313,22 @@ fn of_a_damaged_pack_all_but_the_damaged_frame_is_saved_and_a_backup_heals_the_r
         // Again: it is retired, and nothing else is damaged; what is lost stays so.
         let ran = scene.run(["repair", "packs", "--read-data", "--json"]).code(4);
         assert!(lines(&ran, "damaged_pack").is_empty());
+        // What is noted as lost stays noted until it is there again.
+        let noted = || of_kind(&scene, "notes").len();
+        assert_eq!(noted(), 1);
+        scene.run(["prune"]).ok();
+        assert_eq!(noted(), 1);
         heals(&scene);
         fs::remove_file(scene.repository().join(&pack)).unwrap();
+        clean(&scene);
+        whole(&scene);
+        scene.run(["prune"]).ok();
+        assert_eq!(noted(), 1, "whoever works since yesterday may have read it");
+        age(&scene, 3 * 24 * 3600);
+        scene.run(["prune"]).ok();
+        assert_eq!(noted(), 0);
+        let told = scene.run(["snapshots"]).ok().err;
+        assert!(told.is_empty(), "{told}");
         clean(&scene);
         whole(&scene);
     }

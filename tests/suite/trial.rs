@@ -617,4 +617,25 @@ pub const DEEDS: &[Deed] = &[
         // What is lost is told by the exit code, until the next backup has stored it again.
         args: &["repair", "packs", "-q", "--read-data"],
     },
+    Deed {
+        name: "repair snapshots",
+        state: 1,
+        act: |world, store, cache| {
+            let options = repair::SnapshotsOptions {
+                drop_damaged: true,
+                host: b"h".to_vec(),
+                ..repair::SnapshotsOptions::default()
+            };
+            repair::snapshots(&world.open(store, cache)?, &options, &silent(), &Stop::new()).map(drop)
+        },
+        done: |before, after| before == after,
+        damage: Some(|store| {
+            // Nobody can say what they were.
+            for name in [format!("snapshots/{}", "5a".repeat(32)), format!("notes/{}", "6b".repeat(32))] {
+                store.put(&name, &Draw(5).bytes(400)).unwrap();
+            }
+        }),
+        repeats: true,
+        args: &["repair", "snapshots", "-q", "--drop-damaged"],
+    },
 ];

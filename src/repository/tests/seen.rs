@@ -249,6 +249,39 @@ fn forgotten_and_deleted_is_no_alarm_also_when_the_note_has_gone_too() {
 }
 
 #[test]
+fn a_note_that_vanishes_before_its_snapshot_is_told_until_it_is_back_or_accepted() {
+    let (store, ids, cache) = stage(2);
+    let name = note(&store, Action::Hold, &ids[..1]);
+    assert_eq!(look(&store, &cache), (ids.clone(), vec![]));
+    let bytes = store.memory.get(&name, u64::MAX).unwrap();
+    store.memory.delete(&name).unwrap();
+    for _ in 0..2 {
+        let (seen, told) = look(&store, &cache);
+        assert_eq!((seen, told.len()), (ids.clone(), 1), "{told:?}");
+        for part in
+            ["1 note has vanished from a test", "holds snapshot", &ids[0].short(), "--accept-vanished"]
+        {
+            assert!(told[0].contains(part), "{part}: {told:?}");
+        }
+    }
+    store.memory.put(&name, &bytes).unwrap();
+    assert_eq!(look(&store, &cache), (ids.clone(), vec![]));
+    store.memory.delete(&name).unwrap();
+    // The same words under another name: a repair says them again so.
+    let r = open(&store, &cache).unwrap();
+    let (body, _) = r.keys.open_object(Object::Note, &bytes).unwrap();
+    let again = r.keys.seal_object(Object::Note, body).unwrap();
+    drop(r);
+    let other = format!("notes/{}", NoteId::of_object(&again));
+    store.memory.put(&other, &again).unwrap();
+    assert_eq!(look(&store, &cache), (ids.clone(), vec![]));
+    store.memory.delete(&other).unwrap();
+    assert_eq!(look(&store, &cache).1.len(), 1);
+    assert_eq!(open(&store, &cache).unwrap().accept_vanished().unwrap(), 1);
+    assert_eq!(look(&store, &cache), (ids.clone(), vec![]));
+}
+
+#[test]
 fn what_was_forgotten_and_taken_back_is_missed() {
     let (store, ids, cache) = stage(2);
     note(&store, Action::Forget, &ids[..1]);

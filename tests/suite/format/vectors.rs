@@ -7,11 +7,13 @@ use pastfs::format::config::Config;
 use pastfs::format::epoch::{Earlier, Succession};
 use pastfs::format::object::{Envelope, Kind, Signed, head};
 use pastfs::format::pack::{Frame, Header, PackEntry, Recipient, Space, Table, decode_trailer, trailer};
+use pastfs::format::parity::Description;
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
 use pastfs::format::slot::{Certificate, Label, Secrets, Slot, Wrap};
 use pastfs::format::snapshot::{Action, Lease, Manifest, Note, Private, Totals, Unread};
 use pastfs::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page, PageRef, Stat, Xattr};
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId};
+use pastfs::parity::{Maker, heal};
 
 pub const ACTIONS: [Action; 9] = [
     Action::Tag,
@@ -306,6 +308,18 @@ pub fn vectors() -> Vec<Vector> {
     };
     let entry = there_and_back!(PackEntry, entry);
     add("pack_entry", "two frames", entry.clone());
+
+    let parity = |size: u64, part_len, parts| {
+        let bytes: Vec<u8> = (0..size).map(|n| n as u8).collect();
+        let pack = PackId::of_object(&bytes);
+        let mut maker = Maker::by(Description { pack, size, part_len, parts }).unwrap();
+        maker.add(&bytes).unwrap();
+        let object = maker.finish().unwrap();
+        assert_eq!(heal(pack, vec![0; size as usize / 2], &object).unwrap().0, bytes);
+        object
+    };
+    add("parity", "100 bytes in 2 parts, as many of parity", parity(100, 64, (2, 2)));
+    add("parity", "700 bytes in 6 parts, 7 of parity", parity(700, 128, (6, 7)));
 
     let retirement = Retirement {
         pack: PackId(counting(0)),

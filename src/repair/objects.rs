@@ -1,0 +1,204 @@
+//! Manifests, notes and configs that are damaged: while one is, no prune knows what is needed. What this machine has proven
+//! before is put back; the rest goes where that is wanted, and what it means is said.
+
+use super::SnapshotsOptions;
+use super::snapshots::{carry_over, written_before};
+use crate::event::{Event, Observer, Stop};
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::format::snapshot::Private;
+use crate::id::{PackId, SnapshotId};
+use crate::repository::{Commit, Draft, Named, Repository, Snapshot, Survey, Sweep, Writer, WriterOptions};
+use crate::seal::Compression;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What the mark of such a repair is for.
+const PURPOSE: &str = "repair objects";
+/// How often one is begun anew when prune took the work for dead, or packs that it relied on are gone.
+const ATTEMPTS: usize = 4;
+
+/// What becomes of an object that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// What it said was written anew, as this machine has proven it before, and the damaged object was deleted.
+    PutBack,
+    /// It was deleted by order.
+    Dropped,
+    /// It is still there.
+    Left,
+}
+
+/// An object that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// Its name in the store.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What became of it, or would in a dry run.
+    pub fate: Fate,
+    /// What that means, and what to do.
+    pub advice: &'static str,
+}
+
+const SNAPSHOT_LEFT: &str = "a machine that has listed the snapshot before can put it back: run this command there, or copy the \
+                             object back from another copy of the repository. With --drop-damaged it is removed: the \
+                             snapshot is lost then, and a prune deletes what no other one needs";
+const SNAPSHOT_DROPPED: &str = "the snapshot is lost; a prune deletes what no other one needs";
+const FORGOTTEN_LEFT: &str =
+    "the snapshot is forgotten, and goes with the next prune of this machine, or with --drop-damaged";
+const NOTE_LEFT: &str = "it may be a tag, a hold, or say that a snapshot is forgotten. A machine that has listed it before can put \
+                         it back: run this command there, or copy the object back from another copy of the repository. With \
+                         --drop-damaged it is removed: what it said holds no more, so look at `pastfs snapshots` after it";
+const NOTE_DROPPED: &str =
+    "what it said holds no more: look at `pastfs snapshots`, tag, hold and forget again what has to be";
+const CONFIG_LEFT: &str = "another config counts. With --drop-damaged that one is written anew with the highest number, and this one \
+                           is removed";
+const CONFIG_DROPPED: &str = "the config that counts was written anew with the highest number";
+const KEY_LEFT: &str = "nothing that is stored is hit, but nobody can open the repository with this key: copy it back from another copy \
+                        of the repository, or make another one with `pastfs key add` for whom it was";
+const OTHER_LEFT: &str =
+    "it is not damaged, or may not be: nothing is deleted that another program, or another day, can read";
+
+/// Mends what can be mended of all that the survey found broken of these kinds.
+///
+/// # Errors
+/// What the store says where it is not about one object; `Stopped`.
+pub fn objects(
+    repository: &Arc<Repository>,
+    survey: &Survey,
+    options: &SnapshotsOptions,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<Vec<Broken>> {
+    let mut found: Vec<(Option<Named>, Broken)> = Vec::new();
+    for flaw in &survey.flaws {
+        let named = Named::of(&flaw.object);
+        // What is not there any more is told by listings, and what has no name of ours is not ours.
+        if (named.is_none() && !flaw.object.starts_with("keys/")) || !survey.is_listed(&flaw.object) {
+            continue;
+        }
+        let is_damaged = flaw.error.fault() == Fault::Damaged;
+        let (fate, advice) = match named {
+            _ if !is_damaged => (Fate::Left, OTHER_LEFT),
+            Some(named) => fate(repository, named, options.drop_damaged)?,
+            None => (Fate::Left, KEY_LEFT),
+        };
+        let broken = Broken { object: flaw.object.clone(), what: flaw.error.chain(), fate, advice };
+        found.push((named, broken));
+    }
+    let is_changed = |(_, b): &&(_, Broken)| b.fate != Fate::Left;
+    if options.dry_run || !found.iter().any(|f| is_changed(&f)) {
+        return Ok(found.into_iter().map(|(_, broken)| broken).collect());
+    }
+    let sweep = Sweep::begin(repository, &options.host, false, PURPOSE)?;
+    // Notes first: what a snapshot that is written anew takes over is said by then.
+    found.sort_by_key(|(named, _)| matches!(named, Some(Named::Snapshot(_))));
+    let mut is_config_new = false;
+    for (named, broken) in &mut found {
+        stop.check()?;
+        let Some(named) = named.filter(|_| broken.fate != Fate::Left) else { continue };
+        let doing = || format!("mending {}", broken.object);
+        let is_put_back = broken.fate == Fate::PutBack;
+        let is_done = match named {
+            Named::Note(id) => !is_put_back || repository.say_again(&id)?,
+            Named::Snapshot(id) if is_put_back => {
+                put_back(repository, &id, options, observer, stop).doing(doing)?
+            }
+            Named::Snapshot(id) => repository.forget_unread(&id).map(|()| true).doing(doing)?,
+            Named::Config(_) => {
+                if !std::mem::replace(&mut is_config_new, true) {
+                    repository.renew_config().doing(doing)?;
+                }
+                true
+            }
+        };
+        if !(is_done && sweep.delete_unreadable(named).doing(doing)?) {
+            (broken.fate, broken.advice) = (Fate::Left, OTHER_LEFT);
+        }
+    }
+    Ok(found.into_iter().map(|(_, broken)| broken).collect())
+}
+
+/// What can be done.
+fn fate(repository: &Repository, named: Named, may_drop: bool) -> Result<(Fate, &'static str)> {
+    let drop_or = |dropped, left| if may_drop { (Fate::Dropped, dropped) } else { (Fate::Left, left) };
+    Ok(match named {
+        Named::Note(id) if repository.can_say_again(&id)? => (Fate::PutBack, ""),
+        Named::Note(_) => drop_or(NOTE_DROPPED, NOTE_LEFT),
+        Named::Snapshot(id) => match repository.proven_before(&id)? {
+            Some((_, true)) => (Fate::PutBack, ""),
+            // An earlier run may have been ended before it deleted the damaged one.
+            Some((s, false)) if written_before(&repository.snapshots()?, &s, &s.manifest.root).is_some() => {
+                (Fate::PutBack, "")
+            }
+            Some((_, false)) => drop_or(SNAPSHOT_DROPPED, FORGOTTEN_LEFT),
+            None => drop_or(SNAPSHOT_DROPPED, SNAPSHOT_LEFT),
+        },
+        Named::Config(_) => drop_or(CONFIG_DROPPED, CONFIG_LEFT),
+    })
+}
+
+/// Writes a snapshot anew whose manifest is damaged: same time, host, tags and tree. While the damaged one is listed nobody
+/// deletes what it needs: who remembers it counts it, and who does not deletes nothing. Whether it is there.
+fn put_back(
+    repository: &Arc<Repository>,
+    id: &SnapshotId,
+    options: &SnapshotsOptions,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<bool> {
+    let Some((s, is_visible)) = repository.proven_before(id)? else { return Ok(false) };
+    if !is_visible {
+        return Ok(written_before(&repository.snapshots()?, &s, &s.manifest.root).is_some());
+    }
+    let mut distrust: HashSet<PackId> = HashSet::new();
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let writer = Writer::begin(
+            repository,
+            WriterOptions {
+                compression: Compression::default(),
+                host: options.host.clone(),
+                purpose: "repair snapshots",
+                dry_run: false,
+                distrust: distrust.clone(),
+                stop: stop.clone(),
+            },
+        )?;
+        let is_listed = writer.live().iter().any(|l| l.id == *id);
+        let before = written_before(writer.live(), &s, &s.manifest.root);
+        if !is_listed || before.is_some() {
+            writer.abandon()?;
+            return match before {
+                Some(new) => carry_over(repository, &s, &new, true).map(|()| true),
+                None => Ok(false),
+            };
+        }
+        match writer.commit(draft(repository, &s))? {
+            Commit::Done(new, _) => return carry_over(repository, &s, &new, true).map(|()| true),
+            Commit::Again(gone, e) => {
+                observer.event(Event::Warning(&format!("starting over: {}", e.chain())));
+                distrust.extend(gone);
+                last = Some(e);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::bug("a repair ended without an end")))
+}
+
+fn draft(repository: &Repository, s: &Snapshot) -> Draft {
+    let m = &s.manifest;
+    // A long list of unread files is not remembered; what was saved lies in the tree.
+    let private = repository.private(s);
+    let private = private.unwrap_or_else(|_| Private { paths: vec![b"/".to_vec()], ..Private::default() });
+    Draft {
+        time: Some(m.time),
+        host: m.host.clone(),
+        tags: s.tags.clone(),
+        root: m.root,
+        parent: None,
+        totals: m.totals,
+        private,
+    }
+}
