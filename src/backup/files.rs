@@ -2,10 +2,9 @@
 
 use crate::chunk::{Chunker, Splitter};
 use crate::clock::{self, Time};
-use crate::fault::{Doing, Error, Fault};
-use crate::format::cbor::{Reader as CborReader, Writer as CborWriter};
+use crate::fault::{Doing, Error};
 use crate::format::pack::Space;
-use crate::format::tree::{At, Content, Extent, INLINE_MAX, Stat, XATTR_INLINE_MAX, Xattr};
+use crate::format::tree::{Content, INLINE_MAX, Stat, XATTR_INLINE_MAX, Xattr};
 use crate::gauge::{Did, Gauge};
 use crate::id::ChunkId;
 use crate::repository::{Frames, Repository, Writer};
@@ -461,49 +460,4 @@ pub fn store_xattrs(
         xattrs.push(Xattr { name, value });
     }
     Ok(xattrs)
-}
-
-/// What the local table of files says: under which state of a file its content was stored.
-pub fn encode_record(stat: &Stat, inode: u64, content: &Content) -> Vec<u8> {
-    let mut w = CborWriter::new();
-    w.array(7).unsigned(stat.size).unsigned(inode);
-    w.integer(stat.mtime.seconds).unsigned(u64::from(stat.mtime.nanos));
-    w.integer(stat.ctime.seconds).unsigned(u64::from(stat.ctime.nanos));
-    content.encode_into(&mut w);
-    w.finish()
-}
-
-/// The content of such a record, if it is of this state of the file.
-pub fn decode_record(bytes: &[u8], stat: &Stat, inode: u64) -> Result<Option<Content>> {
-    let mut r = CborReader::new(bytes);
-    r.exactly(7)?;
-    let same = r.unsigned()? == stat.size
-        && r.unsigned()? == inode
-        && r.integer()? == stat.mtime.seconds
-        && r.unsigned()? == u64::from(stat.mtime.nanos)
-        && r.integer()? == stat.ctime.seconds
-        && r.unsigned()? == u64::from(stat.ctime.nanos);
-    if !same {
-        return Ok(None);
-    }
-    let content = Content::decode(&mut r, INLINE_MAX)?;
-    if content.len()? != stat.size {
-        return Err(Error::new(Fault::Damaged, "a record of a file has another length"));
-    }
-    Ok(Some(content))
-}
-
-/// The chunks of a content that lies in no more than its entry; `None` where it has pages of its own.
-pub fn flat_chunks(content: &Content) -> Option<Vec<ChunkId>> {
-    match content {
-        Content::Inline(_) => Some(Vec::new()),
-        Content::Extents(extents) => extents
-            .iter()
-            .filter(|e| !matches!(e.at, At::Hole))
-            .map(|Extent { at, .. }| match at {
-                At::Chunk(id) => Some(*id),
-                _ => None,
-            })
-            .collect(),
-    }
 }

@@ -27,6 +27,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("fastcdc", &["chunk"]),
     ("reed_solomon_simd", &["parity"]),
     ("clap", &["cli", "main"]),
+    ("qrcode", &["cli"]),
     ("rpassword", &["cli"]),
     ("serde_json", &["cli"]),
     ("signal_hook", &["cli"]),
