@@ -7,8 +7,8 @@ use crate::id::ChunkId;
 use crate::tree::{FolderWriter, Sink};
 
 /// So many entries wait for the end of their folder: if nothing has changed until then, there is nothing to encode, hash
-/// or look up. A longer one is written page by page as it comes, and known pages are stored once as everything else: of a
-/// million files a backup takes 1 µs for each more, and 60 MiB instead of 774.
+/// or look up. A longer one is written page by page as it comes, and known pages are stored once as everything else: a backup of
+/// a million files in one folder takes 83 MB instead of 436 MiB, and with a parent 134 instead of 774.
 const KEPT_MAX: usize = 4096;
 
 /// A folder in the making.
