@@ -37,6 +37,7 @@ mod repairing;
 mod requests;
 mod restoring;
 mod samba;
+mod same_tick;
 mod scene;
 mod selection;
 mod soak;
