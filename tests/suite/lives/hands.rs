@@ -104,7 +104,10 @@ impl Program {
             Deed::Tag(id, false) => format!("tag -q --remove seen {id}"),
             Deed::Hold(id, true) => format!("tag -q --hold {id}"),
             Deed::Hold(id, false) => format!("tag -q --release {id}"),
-            Deed::Prune(hours) => format!("prune -q --grace {hours}h --max-unused 0%"),
+            Deed::Prune(hours) => format!(
+                "prune -q --grace {} --max-unused 0%",
+                if *hours == 0 { "0".into() } else { format!("{hours}h") }
+            ),
             Deed::PruneNow => "prune -q --now --max-unused 0%".into(),
             Deed::RepairIndex => "repair index -q".into(),
             Deed::RepairPacks => "repair packs -q --read-data".into(),
