@@ -241,9 +241,12 @@ impl Life {
         self.brings_back(&id);
     }
 
-    /// A forgotten snapshot, and a day after any prune that was killed: before, one is told that it may be at work still.
+    /// A forgotten snapshot. A prune that was killed is known to be over where it was a process of its own; else that takes a
+    /// day, and before one is told that it may be at work still.
     fn brings_back(&mut self, id: &str) {
-        self.hands.passes(&self.scene, DAY + self.back);
+        if self.hands.has_clock() {
+            self.hands.passes(&self.scene, DAY + self.back);
+        }
         self.does(&Deed::Undo(id.to_owned())).ok();
         self.shots.get_mut(id).unwrap().is_forgotten = false;
     }
