@@ -6,6 +6,7 @@
 
 use pastfs::format::cbor::{MapWriter, Reader, Writer};
 use pastfs::format::config::Config;
+use pastfs::format::epoch::{Earlier, Succession};
 use pastfs::format::object::{self, Envelope, Kind, Signed};
 use pastfs::format::pack::{self, Header, PackEntry, Table};
 use pastfs::format::parity::{Description, Parity};
@@ -28,6 +29,8 @@ pub const TARGETS: &[Target] = &[
     ("secrets", secrets),
     ("label", label),
     ("certificate", certificate),
+    ("earlier", earlier),
+    ("succession", succession),
     ("signed", signed),
     ("envelope", envelope),
     ("pack_header", pack_header),
@@ -136,6 +139,10 @@ targets! {
     config: Config;
     /// What lies in the secrets of a slot.
     secrets: Secrets;
+    /// What opens an earlier epoch.
+    earlier: Earlier;
+    /// The word of one authority for the next.
+    succession: Succession;
     /// The label of a slot.
     label: Label;
     /// A body with its signature.

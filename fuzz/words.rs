@@ -3,6 +3,7 @@
 
 use pastfs::chunk::{Chunker, Params, Splitter};
 use pastfs::clock::Time;
+use pastfs::format::paper::Paper;
 use pastfs::id::SnapshotId;
 use pastfs::moment::{self, Selector};
 use pastfs::mount::{Named, Names};
@@ -16,7 +17,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 pub const TARGETS: &[Target] =
-    &[("moment", moment), ("names", names), ("exclude", exclude), ("chunker", chunker)];
+    &[("moment", moment), ("names", names), ("exclude", exclude), ("chunker", chunker), ("paper", paper)];
 
 /// Any text is a snapshot's name, or none: never a panic, and what is found is among what was given.
 pub fn moment(data: &[u8]) {
@@ -60,6 +61,15 @@ pub fn names(data: &[u8]) {
     found.sort();
     found.dedup();
     assert_eq!(found.len(), snapshots.len(), "two snapshots have one name");
+}
+
+/// Any text is a key on paper or none; what is read is printed as what reads the same.
+pub fn paper(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(paper) = Paper::from_text(text) {
+        assert_eq!(Paper::from_text(&paper.lines().join("\n")).expect("its own lines"), paper);
+        assert_eq!(Paper::from_text(&paper.code()).expect("its own code"), paper);
+    }
 }
 
 /// Lines are patterns, the last one is a path.

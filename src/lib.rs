@@ -19,6 +19,7 @@ pub mod parity;
 pub mod seal;
 pub mod source;
 pub mod storage;
+pub mod uncached;
 
 // 2: shelves: where sealed things lie and how to find them
 pub mod index;

@@ -2,21 +2,22 @@
 
 use crate::chunk::{Chunker, Splitter};
 use crate::clock::{self, Time};
-use crate::fault::{Doing, Error, Fault};
-use crate::format::cbor::{Reader as CborReader, Writer as CborWriter};
+use crate::fault::{Doing, Error};
 use crate::format::pack::Space;
-use crate::format::tree::{At, Content, Extent, INLINE_MAX, Stat, XATTR_INLINE_MAX, Xattr};
+use crate::format::tree::{Content, INLINE_MAX, Stat, XATTR_INLINE_MAX, Xattr};
 use crate::gauge::{Did, Gauge};
 use crate::id::ChunkId;
 use crate::repository::{Frames, Repository, Writer};
 use crate::seal::{self, IdKeys};
-use crate::source::{Item, Kind, Uncached};
+use crate::source::{Item, Kind};
 use crate::tree::{ContentWriter, Sink};
+use crate::uncached::Uncached;
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{SeekFrom, seek};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -187,7 +188,7 @@ impl Loader {
         let wanted = item.stat.size as usize;
         // One byte more than expected tells that it grew.
         let mut bytes = vec![0; wanted + 1];
-        let read = Uncached::new(&file).read_at(&mut bytes, 0);
+        let read = Uncached::new(file.as_fd()).read_at(&mut bytes, 0);
         let now = item.restat_open(&file)?;
         if read.is_ok_and(|n| n == wanted) && unchanged(&item.stat, &now) {
             bytes.truncate(wanted);
@@ -395,7 +396,8 @@ pub fn store_file(
         if start == end {
             break;
         }
-        let mut splitter = Splitter::new(chunker, Piece { file: Uncached::new(file), at: start, end });
+        let mut splitter =
+            Splitter::new(chunker, Piece { file: Uncached::new(file.as_fd()), at: start, end });
         while let Some(chunk) = splitter.next().map_err(Trouble::source)? {
             let id = writer.put(Space::Data, chunk)?;
             content.chunk(chunk.len() as u64, id);
@@ -458,49 +460,4 @@ pub fn store_xattrs(
         xattrs.push(Xattr { name, value });
     }
     Ok(xattrs)
-}
-
-/// What the local table of files says: under which state of a file its content was stored.
-pub fn encode_record(stat: &Stat, inode: u64, content: &Content) -> Vec<u8> {
-    let mut w = CborWriter::new();
-    w.array(7).unsigned(stat.size).unsigned(inode);
-    w.integer(stat.mtime.seconds).unsigned(u64::from(stat.mtime.nanos));
-    w.integer(stat.ctime.seconds).unsigned(u64::from(stat.ctime.nanos));
-    content.encode_into(&mut w);
-    w.finish()
-}
-
-/// The content of such a record, if it is of this state of the file.
-pub fn decode_record(bytes: &[u8], stat: &Stat, inode: u64) -> Result<Option<Content>> {
-    let mut r = CborReader::new(bytes);
-    r.exactly(7)?;
-    let same = r.unsigned()? == stat.size
-        && r.unsigned()? == inode
-        && r.integer()? == stat.mtime.seconds
-        && r.unsigned()? == u64::from(stat.mtime.nanos)
-        && r.integer()? == stat.ctime.seconds
-        && r.unsigned()? == u64::from(stat.ctime.nanos);
-    if !same {
-        return Ok(None);
-    }
-    let content = Content::decode(&mut r, INLINE_MAX)?;
-    if content.len()? != stat.size {
-        return Err(Error::new(Fault::Damaged, "a record of a file has another length"));
-    }
-    Ok(Some(content))
-}
-
-/// The chunks of a content that lies in no more than its entry; `None` where it has pages of its own.
-pub fn flat_chunks(content: &Content) -> Option<Vec<ChunkId>> {
-    match content {
-        Content::Inline(_) => Some(Vec::new()),
-        Content::Extents(extents) => extents
-            .iter()
-            .filter(|e| !matches!(e.at, At::Hole))
-            .map(|Extent { at, .. }| match at {
-                At::Chunk(id) => Some(*id),
-                _ => None,
-            })
-            .collect(),
-    }
 }

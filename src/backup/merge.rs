@@ -5,6 +5,8 @@
 //! read, and finishes folders. Between the two at most [`STEPS_MAX`] steps and [`WAITING_BYTES_MAX`] bytes wait.
 
 use super::files::{self, Ahead, Loaded, Loader, SMALL_MAX, STEPS_MAX, Trouble, WAITING_BYTES_MAX, What};
+use super::parent::{Old, same_kind, same_size};
+use super::table::{self, Recorded, Seen, Table};
 use super::{Options, Report};
 use crate::event::{Event as Told, Observer, Outcome, Stop};
 use crate::fault::{Error, Fault, Result};
@@ -31,6 +33,7 @@ pub fn files(
     options: &Options,
     source: source::Options,
     parent: Option<&Snapshot>,
+    table: &Table,
     writer: &mut Writer,
     report: &mut Report,
     observer: &Arc<dyn Observer>,
@@ -39,31 +42,32 @@ pub fn files(
     let reader = repository.reader();
     let mut walk = Walk::new(source)?;
     let root = match parent {
-        Some(p) if !options.force => tree::root_entry(&*reader, &p.manifest.root).map(Some),
+        // A writer key reads no trees.
+        Some(p) if !options.force && !table.is_kept => tree::root_entry(&*reader, &p.manifest.root).map(Some),
         _ => Ok(None),
     };
     let loader = Arc::new(Loader::new(repository)?);
     let (reading, merging) = (Gauge::new("read"), Gauge::new("merge"));
     let mut merge = Merge {
-        repository,
         options,
+        table,
+        is_first: parent.is_none(),
         reader,
         ahead: Ahead::new(&loader, &reading)?,
         loader,
         writer,
         report,
         observer,
-        olds: vec![Old { entries: Vec::new().into_iter(), next: None }],
+        olds: vec![Old::default()],
         queue: VecDeque::new(),
         waiting: 0,
         watch: merging.watch(),
         folders: vec![Folder::default()],
         links: HashMap::new(),
-        key: repository.inode_key(),
     };
     // A parent that cannot be read is no parent: everything is read again.
     match root {
-        Ok(old) => merge.olds[0].entries = old.into_iter().collect::<Vec<_>>().into_iter(),
+        Ok(old) => merge.olds[0] = Old::of(old.into_iter().collect()),
         Err(e) => {
             merge.report.stored_again += u64::from(!merge.writer.lost().is_empty());
             observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())));
@@ -90,32 +94,6 @@ pub fn files(
     root
 }
 
-/// The parent's entries of a folder, from where the walk is.
-struct Old {
-    entries: std::vec::IntoIter<Entry>,
-    next: Option<Entry>,
-}
-
-impl Old {
-    /// The entry of that name; those before it were deleted. Names come in rising order.
-    fn find(&mut self, name: &[u8]) -> Option<Entry> {
-        loop {
-            let entry = match self.next.take() {
-                Some(entry) => entry,
-                None => self.entries.next()?,
-            };
-            match entry.name.as_slice().cmp(name) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Some(entry),
-                std::cmp::Ordering::Greater => {
-                    self.next = Some(entry);
-                    return None;
-                }
-            }
-        }
-    }
-}
-
 /// What is to be done, in the order of the walk.
 enum Step {
     /// With the number of entries of the parent's folder, if it could be read.
@@ -133,6 +111,8 @@ struct Coming {
     loaded: Option<files::Coming>,
     /// Content that is known to be stored.
     content: Option<Content>,
+    /// What the table knows of it.
+    seen: Seen,
     /// It is unchanged, but the repository has lost something of it.
     is_lost: bool,
 }
@@ -149,8 +129,10 @@ struct Folder {
 }
 
 struct Merge<'a> {
-    repository: &'a Arc<Repository>,
     options: &'a Options,
+    table: &'a Table,
+    /// There is no parent.
+    is_first: bool,
     reader: Arc<Reader>,
     loader: Arc<Loader>,
     ahead: Ahead,
@@ -164,7 +146,6 @@ struct Merge<'a> {
     waiting: u64,
     folders: Vec<Folder>,
     links: HashMap<(u64, u64), Content>,
-    key: [u8; 32],
 }
 
 impl Merge<'_> {
@@ -191,7 +172,7 @@ impl Merge<'_> {
                     )));
                     Vec::new()
                 });
-                self.olds.push(Old { entries: children.into_iter(), next: None });
+                self.olds.push(Old::of(children));
                 Step::Enter(coming, count)
             }
             Event::Leaf(item) => Step::Leaf(self.coming(item)),
@@ -207,9 +188,10 @@ impl Merge<'_> {
         let is_lost = old.as_ref().is_some_and(|o| self.is_lost(o));
         let item = Arc::new(item);
         if is_unchanged && !is_lost {
-            return Box::new(Coming { item, old, loaded: None, content: None, is_lost: false });
+            let (loaded, content, seen) = Default::default();
+            return Box::new(Coming { item, old, loaded, content, seen, is_lost: false });
         }
-        let content = match &old {
+        let Recorded { seen, content } = match &old {
             // The content is the same by size and mtime; the attributes may not be.
             Some(Entry { node: Node::File(content), stat, .. })
                 if self.options.ignore_ctime
@@ -218,7 +200,7 @@ impl Merge<'_> {
                     && stat.size == item.stat.size
                     && stat.mtime == item.stat.mtime =>
             {
-                Some(content.clone())
+                Recorded { seen: Seen::Same, content: Some(content.clone()) }
             }
             _ => self.recorded(&item),
         };
@@ -227,7 +209,7 @@ impl Merge<'_> {
         // Big files are opened when their turn comes: at most one at a time.
         let loaded = if big { None } else { Some(self.ahead.load(&item, what)) };
         self.waiting += loaded.as_ref().map_or(0, |l| l.bytes);
-        Box::new(Coming { item, old, loaded, content, is_lost: is_lost && is_unchanged })
+        Box::new(Coming { item, old, loaded, content, seen, is_lost: is_lost && is_unchanged })
     }
 
     /// Whether the old entry says it all. A fresh one may have changed unseen.
@@ -252,6 +234,9 @@ impl Merge<'_> {
     fn is_content_lost(&self, content: &Content) -> bool {
         let Content::Extents(extents) = content else { return false };
         let lost = self.writer.lost();
+        if lost.is_empty() {
+            return false;
+        }
         extents.iter().any(|e| match e.at {
             At::Hole => false,
             At::Chunk(id) => lost.contains(&id),
@@ -263,27 +248,17 @@ impl Merge<'_> {
         })
     }
 
-    /// Content that a backup stored which was not finished.
-    fn recorded(&self, item: &Item) -> Option<Content> {
+    /// What a backup stored which was not finished; of a writer key, each backup.
+    fn recorded(&self, item: &Item) -> Recorded {
         if item.kind != Kind::File || self.options.force {
-            return None;
+            return Recorded::default();
         }
-        let index = self.repository.index().ok()?;
-        let record = index.file(&self.record_key(&item.path())).ok()??;
-        let content = files::decode_record(&record, &item.stat, item.inode).ok()??;
-        self.is_stored(&content).then_some(content)
-    }
-
-    fn record_key(&self, path: &Path) -> [u8; 16] {
-        let hash = blake3::keyed_hash(&self.key, path.as_os_str().as_bytes());
-        let mut key = [0; 16];
-        key.copy_from_slice(&hash.as_bytes()[..16]);
-        key
+        self.table.look(item, |c| self.is_stored(c), |c| self.is_content_lost(c))
     }
 
     /// Whether all chunks of a content are known.
     fn is_stored(&self, content: &Content) -> bool {
-        match files::flat_chunks(content) {
+        match table::chunks(content) {
             Some(chunks) => chunks.iter().all(|id| self.writer.knows(id)),
             None => self.are_pages_stored(content),
         }
@@ -372,7 +347,7 @@ impl Merge<'_> {
 
     /// The entry of what is no folder; `None` when it could not be read.
     fn leaf(&mut self, coming: Coming, path: &Path) -> Result<Option<(Entry, Outcome)>> {
-        let Coming { item, old, loaded, content, is_lost } = coming;
+        let Coming { item, old, loaded, content, seen, is_lost } = coming;
         let big = item.kind == Kind::File && item.stat.size > SMALL_MAX;
         if let (Some(old), None) = (&old, &loaded)
             && !is_lost
@@ -398,12 +373,13 @@ impl Merge<'_> {
             }
         };
         let outcome = match (&old, &content) {
+            (None, _) if self.table.is_kept => self.by_table(&item, seen),
             (None, _) => Outcome::New,
             _ if is_lost => Outcome::Unchanged,
             (Some(_), Some(_)) if self.options.ignore_ctime => Outcome::Unchanged,
             _ => Outcome::Changed,
         };
-        match self.entry(&item, loaded, content, path) {
+        match self.entry(&item, loaded, content, seen, path) {
             Ok(entry) => {
                 self.report.stored_again += u64::from(is_lost);
                 Ok(Some((entry, outcome)))
@@ -413,6 +389,16 @@ impl Merge<'_> {
                 Ok(None)
             }
             Err(Trouble::Repository(e)) => Err(e),
+        }
+    }
+
+    /// What has become of an item since the last backup, as far as the table can tell: it holds files alone.
+    fn by_table(&self, item: &Item, seen: Seen) -> Outcome {
+        match seen {
+            Seen::Same => Outcome::Unchanged,
+            Seen::Other => Outcome::Changed,
+            Seen::Never if item.kind == Kind::File || self.is_first => Outcome::New,
+            Seen::Never => Outcome::Unchanged,
         }
     }
 
@@ -430,10 +416,11 @@ impl Merge<'_> {
         item: &Item,
         loaded: Loaded,
         known: Option<Content>,
+        seen: Seen,
         path: &Path,
     ) -> std::result::Result<Entry, Trouble> {
         let Loaded { mut stat, small, file, changed, xattrs, target } = loaded;
-        let mut moved = changed;
+        let (mut moved, is_known) = (changed, known.is_some());
         let xattrs = files::store_xattrs(&self.loader.chunker, xattrs, self.writer)?;
         let node = match (item.kind, target) {
             (Kind::Symlink, Some(target)) => Node::Symlink(target),
@@ -487,9 +474,8 @@ impl Merge<'_> {
                     self.links.insert(link, content.clone());
                 }
                 stat.fresh |= moved;
-                if !stat.fresh && !matches!(content, Content::Inline(_)) {
-                    self.writer
-                        .record(self.record_key(path), files::encode_record(&stat, item.inode, &content));
+                if !stat.fresh {
+                    self.table.record(self.writer, path, item, (&stat, &content), (seen, is_known));
                 }
                 Node::File(content)
             }
@@ -540,7 +526,11 @@ impl Merge<'_> {
                         (item.stat.clone(), Vec::new())
                     }
                 };
-                let outcome = if old.is_some() { Outcome::Changed } else { Outcome::New };
+                let outcome = match old {
+                    Some(_) => Outcome::Changed,
+                    None if self.table.is_kept => self.by_table(&item, Seen::Never),
+                    None => Outcome::New,
+                };
                 let node = Node::Folder(id);
                 (Entry { name, stat, node, xattrs, chunker: None, unknown: Default::default() }, outcome)
             }
@@ -584,21 +574,4 @@ impl Drop for Merge<'_> {
     fn drop(&mut self) {
         self.watch.lap_blocked(self.writer.blocked());
     }
-}
-
-fn same_kind(node: &Node, kind: Kind) -> bool {
-    match (node, kind) {
-        (Node::File(_), Kind::File)
-        | (Node::Folder(_), Kind::Folder)
-        | (Node::Symlink(_), Kind::Symlink)
-        | (Node::Fifo, Kind::Fifo)
-        | (Node::Socket, Kind::Socket) => true,
-        (Node::CharDevice(a), Kind::Char(b)) | (Node::BlockDevice(a), Kind::Block(b)) => *a == b,
-        _ => false,
-    }
-}
-
-/// Sizes of folders are the file system's own business.
-fn same_size(old: &Entry, size: u64) -> bool {
-    matches!(old.node, Node::Folder(_)) || old.stat.size == size
 }

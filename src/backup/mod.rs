@@ -4,6 +4,8 @@
 mod files;
 mod merge;
 mod output;
+mod parent;
+mod table;
 
 use crate::clock::Time;
 use crate::event::{Event, Observer, Stop};
@@ -21,6 +23,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use table::Table;
 
 /// How often a backup starts over when prune took it for dead, or packs that it relied on are gone.
 const ATTEMPTS: usize = 4;
@@ -154,7 +157,12 @@ fn attempt(
         },
     )?;
     // What a parent's trees say of packs that are gone is not to be trusted either.
-    let parent = if distrusting { None } else { parent(repository, &writer, options, &paths, observer) };
+    let table = Table::of(repository, &writer, options.ignore_ctime, distrusting)?;
+    let parent = match (distrusting, table.is_kept) {
+        (true, _) => None,
+        (false, true) => table.last(&writer, &options.host, &paths),
+        (false, false) => parent(repository, &writer, options, &paths, observer),
+    };
     let mut report = Report { parent: parent.as_ref().map(|p| p.id), ..Report::default() };
     let written = match &options.from {
         From::Files(source) => {
@@ -164,6 +172,7 @@ fn attempt(
                 options,
                 source,
                 parent.as_deref(),
+                &table,
                 &mut writer,
                 &mut report,
                 observer,
@@ -198,7 +207,7 @@ fn attempt(
         parent: report.parent,
         totals: report.totals,
         private: Private {
-            paths,
+            paths: paths.clone(),
             unread: report.unread.clone(),
             unread_total: report.unread_total,
             unknown: Default::default(),
@@ -208,6 +217,9 @@ fn attempt(
         Commit::Done(id, totals) => {
             report.snapshot = Some(id);
             report.totals = totals;
+            // The snapshot is there; what is not remembered costs time.
+            let remembered = table.committed(&id, &options.host, &paths, report.totals.files);
+            remembered.unwrap_or_else(|e| observer.event(Event::Warning(&e.chain())));
             Ok((report, Ended::Done))
         }
         Commit::Again(gone, e) => Ok((report, Ended::Again(gone, e))),
@@ -235,7 +247,8 @@ fn paths(from: &From) -> Result<Vec<Vec<u8>>> {
     Ok(paths)
 }
 
-/// The newest snapshot of the same host and paths. One whose paths cannot be read is no parent.
+/// The newest snapshot of the same host and paths, by this key or a full one: what a parent's trees name is taken over
+/// unread, so that another writer's word is not enough. One whose paths cannot be read is no parent.
 fn parent(
     repository: &Repository,
     writer: &Writer,
@@ -244,6 +257,7 @@ fn parent(
     observer: &Arc<dyn Observer>,
 ) -> Option<Arc<Snapshot>> {
     let of_host = writer.live().iter().rev().filter(|s| s.manifest.host == options.host);
+    let of_host = of_host.filter(|s| repository.believes(s));
     for snapshot in of_host {
         match repository.private(snapshot) {
             Ok(private) if private.paths == paths => return Some(snapshot.clone()),

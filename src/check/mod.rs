@@ -1,4 +1,4 @@
-//! `check`: the repository against itself. Nothing is ever written to the store.
+//! `check`: the repository against itself. Nothing is ever written to the store, but by [`vouch`].
 //!
 //! Every object is listed; all but packs are read and proven; every chunk that a snapshot needs must be named by a segment,
 //! at its size, in a pack that is there. Chunks of trees are read and verified on the way. With `--read-data` packs are
@@ -6,17 +6,19 @@
 
 mod finding;
 mod subset;
+mod vouch;
 mod walk;
 
 pub use finding::{Finding, Hit, NAMED_MAX};
 pub use subset::Subset;
+pub use vouch::{Vouched, vouch};
 
 use crate::clock;
 use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Result};
 use crate::format::pack::PackEntry;
 use crate::id::PackId;
-use crate::repository::{Found, Repository, Snapshot, Survey};
+use crate::repository::{Found, Repository, Right, Snapshot, Survey};
 use finding::Findings;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -68,6 +70,7 @@ pub fn run(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<Report> {
+    repository.allow(Right::Read, "checking")?;
     let began = clock::now();
     for last in (0..ROUNDS).map(|n| n + 1 == ROUNDS) {
         let (survey, findings, mut report) = round(repository, options, observer, stop)?;

@@ -66,7 +66,7 @@ pub struct Backup {
     /// Give the snapshot this tag, or several: a,b (may be repeated)
     #[arg(long, value_name = "TAG[,TAG]")]
     tag: Vec<OsString>,
-    /// Host name in the snapshot [default: the name of this machine]
+    /// Host name in the snapshot [default: the host of a writer key that has one, else the name of this machine]
     #[arg(long, value_name = "HOST")]
     host: Option<OsString>,
     /// Time of the snapshot, such as '2026-11-19 14:00' [default: now]
@@ -107,13 +107,18 @@ impl Backup {
         let dry_run = self.dry_run;
         // What is wrong with the command line is told before the password is asked for.
         global.place()?;
-        let options = self.options()?;
+        let host_is_default = self.host.is_none();
+        let mut options = self.options()?;
         let store = global.store()?;
         let credential = global.credential(access::Ask::Once)?;
         let stop = stop_on_signals()?;
         let progress = Progress::start(global);
         let observer = progress.observer();
         let repository = global.open_with(store, &credential, observer.clone())?;
+        let own = repository.own_host()?;
+        if host_is_default && !own.is_empty() {
+            options.host = own;
+        }
         let report = backup::run(&repository, options, &observer, &stop)?;
         drop(progress);
         let mut out = Output::open()?;

@@ -7,6 +7,7 @@ use super::select::{Filters, Target};
 use super::words;
 use crate::fault::{Error, Fault, Result};
 use crate::format::tree::Node;
+use crate::repository::Right;
 use crate::tree::{self, FileReader};
 use std::ffi::OsString;
 
@@ -34,6 +35,7 @@ impl Cat {
             Error::misuse("no file is named").hint("write SNAPSHOT:PATH, such as latest:/etc/fstab")
         })?;
         let repository = global.open_plainly()?;
+        repository.allow(Right::Read, "reading a file")?;
         let stop = stop_on_signals()?;
         let snapshot = target.find(&repository, &self.filters)?;
         let reader = repository.reader();

@@ -5,8 +5,9 @@ use super::ending::Exit;
 use super::output::Output;
 use super::progress::Progress;
 use super::words;
-use crate::check::{self, Finding, Hit, Options, Report, Subset};
+use crate::check::{self, Finding, Hit, Options, Report, Subset, Vouched};
 use crate::fault::Result;
+use crate::repository::Right;
 use serde_json::{Map, Value, json};
 
 /// Look whether the repository is whole
@@ -17,6 +18,9 @@ use serde_json::{Map, Value, json};
 /// in the content of a file is not found. What is found is told on the standard output, a line for each object, with
 /// the files that it hits (a folder stands for all that is in it); the exit code is then 4. Packs that no index segment names are counted: a
 /// backup may be under way, or was interrupted. A check writes nothing to the repository and waits for nobody.
+///
+/// What a writer key says of packs is relied on by no other key until a full key has read them: --vouch does that, and is the one
+/// check that writes. It signs what is true to the last byte, so that others need not store the same data again.
 #[derive(clap::Args)]
 pub struct Check {
     /// Read, decrypt and verify all packs
@@ -26,6 +30,9 @@ pub struct Check {
     /// those that were not read for the longest time, as the cache remembers, so that all have their turn
     #[arg(long, value_name = "N/M|P%|SIZE", value_parser = parse_subset, conflicts_with = "read_data")]
     read_data_subset: Option<Subset>,
+    /// Read all packs that no full key vouches for yet, and sign what is true of them; takes a full key
+    #[arg(long)]
+    vouch: bool,
 }
 
 impl Check {
@@ -33,19 +40,27 @@ impl Check {
         let progress = Progress::counting(global, ["object", "objects"]);
         let observer = progress.observer();
         let repository = global.open(observer.clone())?;
+        let right = if self.vouch { Right::Manage } else { Right::Read };
+        repository.allow(right, if self.vouch { "vouching for packs" } else { "checking" })?;
         let stop = stop_on_signals()?;
         let options =
             Options { read_data: if self.read_data { Some(Subset::All) } else { self.read_data_subset } };
-        let report = check::run(&repository, &options, &observer, &stop)?;
+        let mut report = check::run(&repository, &options, &observer, &stop)?;
+        let vouched = match self.vouch {
+            true => Some(check::vouch(&repository, &observer, &stop)?),
+            false => None,
+        };
+        report.findings.extend(vouched.iter().flat_map(|v| v.findings.clone()));
+        let unvouched = repository.unvouched_packs()?;
         drop(progress);
         let mut out = Output::open()?;
         for finding in &report.findings {
             out.line(if global.json { machine(finding).to_string() } else { line(finding) })?;
         }
         if global.json {
-            out.line(summary(&report).to_string())?;
+            out.line(summary(&report, vouched.as_ref(), unvouched).to_string())?;
         } else if !global.quiet {
-            for line in words_of(&report) {
+            for line in words_of(&report, vouched.as_ref(), unvouched) {
                 out.line(line)?;
             }
         }
@@ -123,7 +138,8 @@ fn machine(f: &Finding) -> Value {
     })
 }
 
-fn summary(r: &Report) -> Value {
+fn summary(r: &Report, vouched: Option<&Vouched>, unvouched: u64) -> Value {
+    let (vouched_packs, vouched_bytes) = vouched.map_or((0, 0), |v| v.packs);
     json!({
         "message_type": "summary",
         "findings": r.findings.len(),
@@ -136,11 +152,14 @@ fn summary(r: &Report) -> Value {
         "unused_bytes": r.unused.1,
         "read_packs": r.read.0,
         "read_bytes": r.read.1,
+        "vouched_packs": vouched_packs,
+        "vouched_bytes": vouched_bytes,
+        "unvouched_packs": unvouched,
         "seconds": r.seconds,
     })
 }
 
-fn words_of(r: &Report) -> Vec<String> {
+fn words_of(r: &Report, vouched: Option<&Vouched>, unvouched: u64) -> Vec<String> {
     let mut lines = vec![format!(
         "checked {}, {} and {} in {}",
         words::counted(r.objects, "object", "objects"),
@@ -168,6 +187,16 @@ fn words_of(r: &Report) -> Vec<String> {
              index` names them again)",
             words::counted(r.unused.0, "pack", "packs"),
             words::size(r.unused.1)
+        ));
+    }
+    if let Some(Vouched { packs: (packs, bytes), .. }) = vouched {
+        let counted = words::counted(*packs, "pack", "packs");
+        lines.push(format!("vouched for {counted} of {} that only writer keys had", words::size(*bytes)));
+    }
+    if unvouched > 0 {
+        lines.push(format!(
+            "{} only writer keys vouch for: no other key relies on what lies there. --vouch reads and signs that",
+            words::counted(unvouched, "pack is there that", "packs are there that")
         ));
     }
     lines.push(match r.findings.len() as u64 {

@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::{Entry, Node};
 use crate::history::{self, Change, Difference, Differs};
+use crate::repository::Right;
 use crate::source;
 use crate::tree;
 use serde_json::{Map, Value, json};
@@ -72,6 +73,7 @@ impl Diff {
         };
         let observer = Progress::warnings(global);
         let repository = global.open(observer.clone())?;
+        repository.allow(Right::Read, "comparing snapshots")?;
         let stop = stop_on_signals()?;
         let reader = repository.reader();
         let mut snapshots = Vec::new();

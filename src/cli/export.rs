@@ -6,6 +6,7 @@ use super::output::{self, Output};
 use super::progress::Progress;
 use super::select::{Filters, Target};
 use crate::fault::{Doing, Error, Result};
+use crate::repository::Right;
 use crate::restore;
 use serde_json::json;
 use std::ffi::OsString;
@@ -47,6 +48,7 @@ impl Export {
         let progress = Progress::start(global);
         let observer = progress.observer();
         let repository = global.open_with(store, &credential, observer.clone())?;
+        repository.allow(Right::Read, "exporting")?;
         let snapshot = source.find(&repository, &self.filters)?;
         let path = source.path.unwrap_or_default();
         let report = match &self.output {

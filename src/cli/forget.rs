@@ -5,19 +5,20 @@ use super::ending::Exit;
 use super::output::Output;
 use super::progress::Progress;
 use super::select::{Filters, Target};
-use super::snapshots::{machine, texts};
+use super::snapshots::{machine, readable, texts};
 use super::words::{self, Table};
 use crate::clock::{self, Time};
 use crate::event::Event;
 use crate::fault::{Error, Fault, Result};
 use crate::format::snapshot::{Action, Private};
 use crate::id::SnapshotId;
-use crate::repository::{Repository, Snapshot};
+use crate::repository::{Repository, Right, Snapshot};
 use crate::retention::{self, Candidate, GroupBy, Policy, Reason};
+use crate::seal::Role;
 use jiff::Span;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -29,7 +30,9 @@ use std::sync::Arc;
 /// have one: days without a backup do not count, so a machine that was off for weeks loses nothing by it. Hours and days are
 /// those of the local zone (--utc), weeks begin on Monday (ISO 8601). The newest snapshot of each group always stays, and so
 /// do snapshots that are held (`pastfs tag --hold`). A snapshot whose time is more than an hour ahead of this machine's
-/// clock stays, takes nobody's place, and is warned of.
+/// clock stays, takes nobody's place, and is warned of. So does one by a writer key that the storage took more than a day
+/// after the time that it bears, or that bears another host than the key is for: the key may be stolen, and such snapshots
+/// are made to push true ones out.
 ///
 /// With ids, exactly these are forgotten; one that is held is refused.
 ///
@@ -57,6 +60,10 @@ pub struct Forget {
     /// Hours, days and so on are those of UTC, not of the local zone
     #[arg(long)]
     utc: bool,
+    /// Believe what writer keys say of time and host: for a copy of a repository whose files have other times, or where
+    /// backups take longer than a day
+    #[arg(long, conflicts_with = "ids")]
+    trust_writers: bool,
     #[command(flatten)]
     filters: Filters,
 }
@@ -108,9 +115,11 @@ impl Forget {
                 .hint("name rules, such as --keep-daily 7 --keep-weekly 5, or the ids of snapshots"));
         }
         let repository = global.open_plainly()?;
+        let right = if self.dry_run { Right::Read } else { Right::Manage };
+        repository.allow(right, "forgetting snapshots")?;
         let groups = match targets.is_empty() {
-            true => self.by_rules(&repository, &policy)?,
-            false => vec![self.by_ids(&repository, &targets)?],
+            true => self.by_rules(global, &repository, &policy)?,
+            false => vec![self.by_ids(global, &repository, &targets)?],
         };
         warn_of_times(global, &groups);
         let gone: Vec<SnapshotId> =
@@ -142,20 +151,31 @@ impl Forget {
     }
 
     /// Groups, and in each the snapshots, oldest first.
-    fn by_rules(&self, repository: &Repository, policy: &Policy) -> Result<Vec<Vec<Row>>> {
-        let snapshots = self.filters.snapshots(repository)?;
+    fn by_rules(&self, global: &Global, repository: &Repository, policy: &Policy) -> Result<Vec<Vec<Row>>> {
+        let mut snapshots = self.filters.snapshots(repository)?;
         let mut privates = Vec::new();
         let mut candidates = Vec::new();
-        for s in &snapshots {
-            let private = repository.private(s)?;
+        let is_doubted = |s: &Arc<Snapshot>| !self.trust_writers && s.author.role == Role::Writer;
+        let stored = match snapshots.iter().any(is_doubted) {
+            true => repository.stored_times()?,
+            false => HashMap::new(),
+        };
+        for s in std::mem::take(&mut snapshots) {
+            // What belongs to no group stays, and is told.
+            let Some(private) = readable(global, repository, &s)? else { continue };
+            let (is_doubted, bound_to) = (is_doubted(&s), &s.author.host);
             candidates.push(Candidate {
                 time: s.manifest.time,
                 host: s.manifest.host.clone(),
                 paths: private.paths.clone(),
                 tags: s.tags.clone(),
                 held: s.held,
+                // One that went meanwhile is of no time at all.
+                stored: is_doubted.then(|| stored.get(&s.id).copied().unwrap_or(i64::MAX)),
+                is_foreign: is_doubted && !bound_to.is_empty() && *bound_to != s.manifest.host,
             });
             privates.push(private);
+            snapshots.push(s);
         }
         let zone = if self.utc { TimeZone::UTC } else { TimeZone::system() };
         let groups = retention::judge(&candidates, policy, self.group_by, &zone, clock::now());
@@ -168,7 +188,7 @@ impl Forget {
     }
 
     /// Exactly these: all are found, or it is an error.
-    fn by_ids(&self, repository: &Repository, targets: &[Target]) -> Result<Vec<Row>> {
+    fn by_ids(&self, global: &Global, repository: &Repository, targets: &[Target]) -> Result<Vec<Row>> {
         let live = repository.snapshots()?;
         let hidden = repository.forgotten()?;
         let (from, others) = if self.undo { (hidden, live) } else { (live, hidden) };
@@ -183,7 +203,7 @@ impl Forget {
                 _ => e,
             })?;
             if seen.insert(snapshot.id) {
-                let private = repository.private(&snapshot)?;
+                let private = readable(global, repository, &snapshot)?.unwrap_or_default();
                 rows.push(Row { snapshot, private, reasons: Vec::new() });
             }
         }
@@ -320,6 +340,25 @@ fn held_error(s: &Snapshot) -> Error {
 /// Tells of snapshots that the rules can say nothing of.
 fn warn_of_times(global: &Global, groups: &[Vec<Row>]) {
     let observer = Progress::warnings(global);
+    for r in groups.iter().flatten() {
+        let s = &r.snapshot;
+        let why = match () {
+            _ if r.reasons.contains(&Reason::Backdated) => {
+                "was written by a writer key and bears another time than the storage took it at"
+            }
+            _ if r.reasons.contains(&Reason::Foreign) => {
+                "was written by a writer key that is for another host"
+            }
+            _ => continue,
+        };
+        observer.event(Event::Warning(&format!(
+            "snapshot {} of {}, {}, {why}: it is kept, and no rule counts it. If you know it for false, the key may be \
+             stolen: `pastfs key end` ends it, and `pastfs forget ID` forgets what it wrote",
+            s.id.short(),
+            words::visible(&s.manifest.host),
+            words::local_time(s.manifest.time)
+        )));
+    }
     for r in groups.iter().flatten().filter(|r| r.reasons.contains(&Reason::NoTrueTime)) {
         let s = &r.snapshot;
         observer.event(Event::Warning(&format!(

@@ -7,6 +7,7 @@ use super::select::{Filters, Target};
 use super::words::{self, Table};
 use crate::fault::{Error, Fault, Result};
 use crate::format::tree::{Entry, Node};
+use crate::repository::Right;
 use crate::tree;
 use serde_json::{Map, Value};
 use std::ffi::OsString;
@@ -35,6 +36,7 @@ impl Ls {
     pub fn run(self, global: &Global) -> Result<Exit> {
         let target = Target::parse(&self.folder)?;
         let repository = global.open_plainly()?;
+        repository.allow(Right::Read, "listing files")?;
         let stop = stop_on_signals()?;
         let snapshot = target.find(&repository, &self.filters)?;
         let reader = repository.reader();

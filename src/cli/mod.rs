@@ -24,6 +24,7 @@ mod log;
 mod ls;
 mod mount;
 mod output;
+mod paper;
 mod progress;
 mod prune;
 mod repair;

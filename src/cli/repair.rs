@@ -14,7 +14,7 @@ use crate::repair::{
     self, Broken, Emptied, Fate, Hurt, IndexReport, LOST_MAX, Losses, Mended, PacksOptions, PacksReport,
     SnapshotsOptions, SnapshotsReport,
 };
-use crate::repository::Repository;
+use crate::repository::{Repository, Right};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -122,6 +122,7 @@ fn work<T>(
     let progress = Progress::counting(global, ["object", "objects"]);
     let observer = progress.observer();
     let repository = global.open(observer.clone())?;
+    repository.allow(Right::Manage, "repairing")?;
     let stop = stop_on_signals()?;
     work(&repository, &observer, &stop)
 }

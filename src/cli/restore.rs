@@ -8,6 +8,7 @@ use super::select::{Filters, Target};
 use super::words;
 use crate::fault::{Doing, Error, Result};
 use crate::id::SnapshotId;
+use crate::repository::Right;
 use crate::restore::{self, Options, Overwrite, Report};
 use serde_json::json;
 use std::ffi::OsString;
@@ -105,6 +106,7 @@ impl Restore {
         let progress = Progress::start(global);
         let observer = progress.observer();
         let repository = global.open_with(store, &credential, observer.clone())?;
+        repository.allow(Right::Read, "restoring")?;
         let snapshot = source.find(&repository, &self.filters)?;
         let options = Options {
             path: source.path.unwrap_or_default(),

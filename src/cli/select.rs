@@ -49,7 +49,12 @@ impl Filters {
                 continue;
             }
             if !paths.is_empty() {
-                let saved = repository.private(&snapshot)?.paths;
+                let saved = match repository.private(&snapshot) {
+                    Ok(private) => private.paths,
+                    // It holds none that can be told; who lists it without this filter is told why.
+                    Err(e) if e.fault() == Fault::Damaged => continue,
+                    Err(e) => return Err(e),
+                };
                 if !paths.iter().all(|p| saved.iter().any(|s| holds(s, p))) {
                     continue;
                 }

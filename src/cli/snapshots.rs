@@ -3,17 +3,21 @@
 use super::access::Global;
 use super::ending::Exit;
 use super::output::{self, Output};
+use super::progress::Progress;
 use super::select::Filters;
 use super::words::{self, Table};
-use crate::fault::Result;
+use crate::event::Event;
+use crate::fault::{Fault, Result};
 use crate::format::snapshot::{Private, Totals};
-use crate::repository::Snapshot;
+use crate::id::hex;
+use crate::repository::{Repository, Snapshot};
+use crate::seal::Role;
 use serde_json::{Map, Value, json};
 
 /// List the snapshots, oldest first
 ///
 /// `Size` is the size of all files in the snapshot, `Added` what the backup added to the repository. Times are
-/// in the local zone.
+/// in the local zone. With a writer key paths are not shown.
 ///
 /// A snapshot that this machine has seen in the repository, and that is not there any more though nobody has forgotten it,
 /// is told as a warning by this and every other command that looks for snapshots, and by the mount: somebody has deleted
@@ -47,8 +51,12 @@ impl Snapshots {
         let mut rows = Vec::new();
         let all = if self.forgotten { repository.forgotten()? } else { repository.snapshots()? };
         for snapshot in self.filters.pass(&repository, all)? {
-            let private = repository.private(&snapshot)?;
-            rows.push((snapshot, private));
+            // A writer key sees no paths.
+            let private = match repository.role() {
+                Role::Writer => Some(Private::default()),
+                _ => readable(global, &repository, &snapshot)?,
+            };
+            rows.push((snapshot, private.unwrap_or_default()));
         }
         let mut out = Output::open()?;
         if global.json {
@@ -66,6 +74,22 @@ impl Snapshots {
         }
         out.finish()?;
         Ok(Exit::Done)
+    }
+}
+
+/// The paths of a snapshot. Of one that does not tell them, which is nobody's but its author's doing, a warning: it must not
+/// hide the others.
+///
+/// # Errors
+/// What the store says.
+pub fn readable(global: &Global, repository: &Repository, snapshot: &Snapshot) -> Result<Option<Private>> {
+    match repository.private(snapshot) {
+        Ok(private) => Ok(Some(private)),
+        Err(e) if e.fault() == Fault::Damaged => {
+            Progress::warnings(global).event(Event::Warning(&e.chain()));
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
 
@@ -108,6 +132,7 @@ pub fn machine(snapshot: &Snapshot, private: &Private) -> Value {
     words::put_texts(&mut object, "tags", snapshot.tags.iter().map(Vec::as_slice));
     words::put_texts(&mut object, "paths", private.paths.iter().map(Vec::as_slice));
     object.insert("parent".into(), m.parent.map(|p| p.hex()).into());
+    object.insert("author".into(), hex(&snapshot.author.public).into());
     object.insert("held".into(), snapshot.held.into());
     words::put_text(&mut object, "program", &m.program);
     object.insert("unread".into(), private.unread_total.into());

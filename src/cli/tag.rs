@@ -8,7 +8,7 @@ use super::words;
 use crate::fault::{Error, Result};
 use crate::format::snapshot::Action;
 use crate::id::SnapshotId;
-use crate::repository::Snapshot;
+use crate::repository::{Right, Snapshot};
 use serde_json::json;
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -55,6 +55,7 @@ impl Tag {
             targets.push(target);
         }
         let repository = global.open_plainly()?;
+        repository.allow(Right::Manage, "tagging snapshots")?;
         let all = self.filters.snapshots(&repository)?;
         if all.is_empty() {
             return Err(self.filters.none());

@@ -16,7 +16,7 @@ use crate::history::{self, Lost, Name, Runs};
 use crate::id::ChunkId;
 use crate::mount::Names;
 use crate::mount::names::Named;
-use crate::repository::{Reader, Repository, Snapshot};
+use crate::repository::{Reader, Repository, Right, Snapshot};
 use crate::source;
 use crate::tree::Chunks;
 use bytes::Bytes;
@@ -71,6 +71,7 @@ impl Timeline {
         observer: Arc<dyn Observer>,
         stop: Stop,
     ) -> Result<Self> {
+        repository.allow(Right::Read, "reading names")?;
         let all = repository.snapshots()?;
         let snapshots = filters.pass(repository, all.clone())?;
         if snapshots.is_empty() {

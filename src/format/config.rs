@@ -39,6 +39,8 @@ pub struct Config {
     pub earlier: Vec<Vec<u8>>,
     /// Parity of new packs in hundredths of their length, up to 100; 0: none.
     pub parity: u8,
+    /// What keys of earlier epochs than this write alone does not count any more; 1: all counts.
+    pub since: u32,
     /// Fields of a newer version.
     pub unknown: Unknown,
 }
@@ -71,6 +73,9 @@ impl Config {
         if self.parity > 0 {
             m.field(10).unsigned(u64::from(self.parity));
         }
+        if self.since > 1 {
+            m.field(11).unsigned(u64::from(self.since));
+        }
         m.unknown(&self.unknown);
         m.finish()
     }
@@ -79,7 +84,7 @@ impl Config {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut repository, mut number, mut created, mut cipher) = (None, None, None, None);
         let (mut chunker, mut epoch, mut features) = (None, None, None);
-        let (mut ended, mut earlier, mut parity) = (None, None, 0);
+        let (mut ended, mut earlier, mut parity, mut since) = (None, None, 0, 1);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => repository = Some(RepositoryId(r.array_of()?)),
@@ -115,6 +120,10 @@ impl Config {
                     percent @ 1..=100 => parity = percent as u8,
                     _ => return Err(invalid("the parity is out of range")),
                 },
+                11 => match r.u32()? {
+                    epoch @ 2.. => since = epoch,
+                    _ => return Err(invalid("the epoch that counts is the first")),
+                },
                 _ => return Ok(false),
             }
             Ok(true)
@@ -132,6 +141,7 @@ impl Config {
             ended: required(ended, "the list of ended keys")?,
             earlier: required(earlier, "the list of earlier secrets")?,
             parity,
+            since,
             unknown,
         })
     }

@@ -5,8 +5,10 @@
 
 pub mod cbor;
 pub mod config;
+pub mod epoch;
 pub mod object;
 pub mod pack;
+pub mod paper;
 pub mod parity;
 pub mod segment;
 pub mod slot;

@@ -73,6 +73,8 @@ impl Kind {
 
 /// The signature context of certificates.
 pub const CERTIFICATE_CONTEXT: &str = "pastfs v1 certificate";
+/// The signature context of an authority's word for the next one.
+pub const SUCCESSION_CONTEXT: &str = "pastfs v1 succession";
 /// The signature context of retirements.
 pub const RETIREMENT_CONTEXT: &str = "pastfs v1 retirement";
 
@@ -110,7 +112,8 @@ pub fn body(kind: Kind, bytes: &[u8]) -> Result<&[u8]> {
 pub struct Signed {
     /// The encoded body.
     pub body: Vec<u8>,
-    /// The author's certificate, encoded; empty when the authority signed.
+    /// The author's certificate, encoded; empty when the authority signed, but for the config of a rotation: there it is
+    /// the word of the authority before, a `Signed` [`Succession`](super::epoch::Succession).
     pub certificate: Vec<u8>,
     /// Ed25519 (RFC 8032) over context, 0, repository id, body.
     pub signature: [u8; 64],

@@ -218,6 +218,8 @@ pub struct Label {
     pub host: Vec<u8>,
     /// When, in seconds since 1970.
     pub created: i64,
+    /// The public key that the slot signs with, by which it can be ended.
+    pub signer: Option<[u8; 32]>,
     /// Fields of a newer version.
     pub unknown: Unknown,
 }
@@ -230,18 +232,23 @@ impl Label {
         m.field(2).bytes(&self.user);
         m.field(3).bytes(&self.host);
         m.field(4).integer(self.created);
+        if let Some(signer) = &self.signer {
+            m.field(5).bytes(signer);
+        }
         m.unknown(&self.unknown);
         m.finish()
     }
     /// Reads the map.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut text, mut user, mut host, mut created) = (None, None, None, None);
+        let mut signer = None;
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => text = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 2 => user = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 3 => host = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 4 => created = Some(r.integer()?),
+                5 => signer = Some(r.array_of()?),
                 _ => return Ok(false),
             }
             Ok(true)
@@ -251,6 +258,7 @@ impl Label {
             user: required(user, "the user")?,
             host: required(host, "the host")?,
             created: required(created, "the time")?,
+            signer,
             unknown,
         })
     }

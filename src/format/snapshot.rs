@@ -263,6 +263,8 @@ pub enum Action {
     Void,
     /// Names chunks that a repair could not save: backups look whether what they take over unread needs them.
     Lost,
+    /// Manifests count although the key of their author has ended.
+    Accept,
     /// Something of a newer version, by its number; does nothing here. A version whose notes must be heeded by all
     /// names a feature in the config.
     Newer(u64),
@@ -280,6 +282,7 @@ impl Action {
             Self::Unforget => 6,
             Self::Void => 7,
             Self::Lost => 8,
+            Self::Accept => 9,
             Self::Newer(code) => code,
         }
     }
@@ -294,6 +297,7 @@ impl Action {
             6 => Self::Unforget,
             7 => Self::Void,
             8 => Self::Lost,
+            9 => Self::Accept,
             code => Self::Newer(code),
         }
     }

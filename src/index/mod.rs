@@ -304,6 +304,11 @@ impl Index {
         self.read(State::packs)
     }
 
+    /// How many packs that are not retired are named by no trusted entry.
+    pub fn untrusted_packs(&self) -> Result<u64> {
+        self.read(State::untrusted_packs)
+    }
+
     /// How much there is.
     pub fn counts(&self) -> Result<Counts> {
         let count = |s: &State| {

@@ -543,6 +543,21 @@ impl State {
         Ok(found)
     }
 
+    pub fn untrusted_packs(&self) -> Tried<u64> {
+        let mut trust: HashMap<PackId, bool> = HashMap::new();
+        for p in self.memory.segments.values().flat_map(|s| &s.packs) {
+            *trust.entry(p.record.info.id).or_default() |= p.trusted;
+        }
+        self.reader.scan(record::PACK_ID, |key, value| {
+            let bad = || Trouble::record("a pack");
+            if let Some(held) = self.view.numbers.get(&record::number(value).ok_or_else(bad)?) {
+                *trust.entry(record::pack_of_key(key).ok_or_else(bad)?).or_default() |= held.trusted > 0;
+            }
+            Ok(())
+        })?;
+        Ok(trust.iter().filter(|(id, trusted)| !**trusted && !self.is_retired(id)).count() as u64)
+    }
+
     pub fn file(&self, key: &[u8; 16]) -> Tried<Option<Vec<u8>>> {
         if let Some(value) = self.memory.files.get(key) {
             return Ok(Some(value.to_vec()));

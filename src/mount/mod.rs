@@ -40,7 +40,7 @@ pub use owners::Owners;
 
 use crate::event::Observer;
 use crate::fault::{Doing, Result};
-use crate::repository::{Repository, Snapshot};
+use crate::repository::{Repository, Right, Snapshot};
 use mountpoint::Backing;
 use serve::Listed;
 use snapshots::Shown;
@@ -122,6 +122,7 @@ pub fn mount(
     observer: Arc<dyn Observer>,
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
+    repository.allow(Right::Read, "mounting")?;
     crate::memory::give_back_when_idle();
     let listed = {
         let repository = repository.clone();

@@ -24,6 +24,8 @@ const HEALED: &str = "it is damaged, and its parity heals what is needed";
 /// Is given each frame of a pack in order: its number, its lengths, its bytes opened or what is wrong with it.
 pub(super) type EachFrame<'a> = &'a mut dyn FnMut(usize, &Frame, Result<Vec<u8>>) -> Result<()>;
 
+/// Gives entries, one after another, to who reads packs, until that wants no more.
+pub(super) type Entries<'a> = &'a mut dyn FnMut(&dyn Fn(PackEntry) -> bool) -> Result<()>;
 /// How a pack is laid out, by its entry or by itself.
 pub(super) struct Layout<'a> {
     pub pack: &'a PackId,
@@ -70,6 +72,30 @@ impl Repository {
         stop: &Stop,
         each: &(dyn Fn(PackEntry, Examined) + Sync),
     ) -> Result<()> {
+        self.examine_fed(stop, each, &mut |feed| {
+            for segment in &survey.segments {
+                if wanted.is_empty() {
+                    break;
+                }
+                stop.check()?;
+                for entry in self.entries(segment)? {
+                    // A merge may leave a pack named twice; to read it once is enough.
+                    if wanted.remove(&entry.pack) && !feed(entry) {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The same for what `feed` is called with, which answers whether more is wanted.
+    pub(super) fn examine_fed(
+        &self,
+        stop: &Stop,
+        each: &(dyn Fn(PackEntry, Examined) + Sync),
+        entries: Entries<'_>,
+    ) -> Result<()> {
         let cores = thread::available_parallelism().map_or(2, usize::from);
         // One waits for each: entries of big packs take some 100 KiB of memory.
         let (send, queue) = bounded::<PackEntry>(cores);
@@ -96,25 +122,13 @@ impl Repository {
                 thread.doing(|| "starting a thread")?;
             }
             drop(queue);
-            for segment in &survey.segments {
-                if wanted.is_empty() {
-                    break;
-                }
-                stop.check()?;
-                for entry in self.entries(segment)? {
-                    // A merge may leave a pack named twice; to read it once is enough.
-                    if !wanted.remove(&entry.pack) {
-                        continue;
-                    }
-                    // While those before it are opened the disk is idle.
-                    self.store.prefetch(&pack_name(&entry.pack), 0, entry.size);
-                    if send.send(entry).is_err() || failed.lock().is_some() {
-                        return Ok(());
-                    }
-                }
-            }
+            let fed = entries(&|entry| {
+                // While those before it are opened the disk is idle.
+                self.store.prefetch(&pack_name(&entry.pack), 0, entry.size);
+                send.send(entry).is_ok() && failed.lock().is_none()
+            });
             drop(send);
-            Ok(())
+            fed
         })?;
         match failed.into_inner() {
             Some(e) => Err(e),

@@ -37,6 +37,8 @@ pub struct Session {
     pub since: i64,
     /// Nobody has to wait for it any more.
     pub done: bool,
+    /// A full key wrote it: only then it can be the mark of a run that ends packs.
+    pub(super) is_of_full: bool,
     /// Why its lease cannot be read: it counts as one that has seen nothing.
     pub error: Option<Error>,
     /// The sweeps that it has seen.
@@ -52,7 +54,7 @@ pub struct Session {
 impl Session {
     /// Whether it is the mark of a run that ends packs.
     pub fn is_mark(&self) -> bool {
-        self.done && PURPOSES.iter().any(|p| self.purpose == p.as_bytes())
+        self.done && self.is_of_full && PURPOSES.iter().any(|p| self.purpose == p.as_bytes())
     }
 
     /// The same, of one that is not too old to delete anything.
@@ -159,7 +161,9 @@ impl Repository {
             began: Some(lease.began),
             written,
             since: lease.began.seconds.saturating_add(ahead).min(written),
-            done: lease.done,
+            // Nobody has to wait for what will not count.
+            done: lease.done || author.as_ref().is_some_and(|a| self.keys.is_over(a)),
+            is_of_full: author.as_ref().is_some_and(|a| self.keys.vouches(a)),
             error: None,
             sweeps: lease.sweeps.into_iter().collect(),
             forgets: lease.forgets.into_iter().collect(),
@@ -218,6 +222,7 @@ fn unread(id: SessionId, listed: &Listed, error: Error) -> Session {
         written,
         since: listed.values().copied().min().unwrap_or(written),
         done: false,
+        is_of_full: false,
         error: Some(error),
         sweeps: HashSet::new(),
         forgets: HashSet::new(),

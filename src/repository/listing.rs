@@ -39,12 +39,13 @@ pub struct Snapshot {
     pub tags: Vec<Vec<u8>>,
     /// Protected from forgetting.
     pub held: bool,
-    pub(super) author: [u8; 32],
+    /// Who wrote it.
+    pub author: Author,
 }
 
 impl Snapshot {
     /// A proven manifest, before any note.
-    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: [u8; 32]) -> Self {
+    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: Author) -> Self {
         if manifest.private.len() > PRIVATE_KEPT {
             manifest.private = Vec::new();
         }
@@ -94,6 +95,15 @@ impl Listing {
         mut notes: Vec<ListedNote>,
         manifests: Vec<Arc<Snapshot>>,
     ) -> Result<Self> {
+        let is_over = |author: &Author| repository.keys.is_over(author);
+        notes.retain(|n| !is_over(&n.note.1));
+        let accepting = notes.iter().map(|n| &*n.note);
+        let accepting = accepting.filter(|(n, by)| n.action == Action::Accept && by.role == Role::Full);
+        let accepted: HashSet<SnapshotId> =
+            accepting.flat_map(|(n, _)| n.snapshots.iter().copied()).collect();
+        let counts = |s: &Arc<Snapshot>| !is_over(&s.author) || accepted.contains(&s.id);
+        let (manifests, late): (Vec<_>, Vec<_>) = manifests.into_iter().partition(counts);
+        repository.tell_late(&late);
         notes.sort_by_key(|n| (n.note.0.time, n.id));
         let void = repository.voids(&notes, &manifests)?;
         Ok(Self { notes, manifests, void, unread: Vec::new() })
@@ -139,7 +149,7 @@ impl Listing {
                     Action::Release => Arc::make_mut(s).held = false,
                     Action::Forget => *visible = false,
                     Action::Unforget => *visible = true,
-                    Action::Void | Action::Lost | Action::Newer(_) => {}
+                    Action::Void | Action::Lost | Action::Accept | Action::Newer(_) => {}
                 }
             }
         }
@@ -290,7 +300,7 @@ impl Repository {
         }
         match self.manifest(&id) {
             Ok((manifest, author)) => {
-                let snapshot = Arc::new(Snapshot::new(id, manifest, author.public));
+                let snapshot = Arc::new(Snapshot::new(id, manifest, author));
                 remembered.add(Item::Snapshot(snapshot.clone()));
                 Ok(Some(snapshot))
             }
@@ -325,6 +335,20 @@ impl Repository {
             Ok(time) => Ok(Some(time.seconds)),
             Err(e) if e.fault() == Fault::Missing => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Snapshots of keys that had ended before are told once.
+    fn tell_late(&self, late: &[Arc<Snapshot>]) {
+        for s in late {
+            if self.told.lock().insert(format!("late {}", s.id)) {
+                self.observer.event(Event::Warning(&format!(
+                    "snapshot {} of {}, {}, does not count: it was written by a key that has ended",
+                    s.id.short(),
+                    String::from_utf8_lossy(&s.manifest.host),
+                    s.manifest.time.utc()
+                )));
+            }
         }
     }
 
@@ -447,7 +471,7 @@ impl Repository {
         }
         let mut retired = Vec::new();
         for v in &segment.retirements {
-            if vouchers(v, RETIREMENT_CONTEXT)?.iter().any(|a| a.role == Role::Full) {
+            if vouchers(v, RETIREMENT_CONTEXT)?.iter().any(|a| self.keys.vouches(a)) {
                 retired.push(Retirement::decode(&v.body)?);
             }
         }
@@ -504,7 +528,9 @@ fn beside<'s, T: Send + 's>(
 /// Whether a note takes back this manifest, if its time is right: it is of the same session and author.
 pub(super) fn withdraws(note: &(Note, Author), s: &Snapshot) -> bool {
     let (note, author) = note;
-    note.action == Action::Void && note.session == Some(s.manifest.session) && author.public == s.author
+    note.action == Action::Void
+        && note.session == Some(s.manifest.session)
+        && author.public == s.author.public
 }
 
 pub(super) fn note_name(id: &NoteId) -> String {

@@ -135,7 +135,7 @@ fn listed(repository: &Repository) -> Result<BTreeMap<SegmentId, (u64, i64)>> {
 
 impl Repository {
     /// The body of a segment; what is in it was signed by those whom [`Repository::applied`] asks for.
-    fn segment(&self, id: &SegmentId) -> Result<Segment> {
+    pub(super) fn segment(&self, id: &SegmentId) -> Result<Segment> {
         let (body, _) = self.object(Kind::Segment, &segment_name(id), &id.0)?;
         let segment = Segment::decode(&body)?;
         self.applied(*id, &segment)?;

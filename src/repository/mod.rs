@@ -18,19 +18,23 @@ mod process;
 mod putback;
 mod reader;
 mod remembered;
+mod rights;
+mod rotation;
 mod segments;
 mod sight;
+mod slots;
 mod stages;
 mod survey;
 mod sweep;
 #[cfg(test)]
 mod tests;
 mod vanished;
+mod vouch;
 mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
-pub use keyring::{Author, Credential};
+pub use keyring::Author;
 pub use leases::Session;
 pub use listing::Snapshot;
 pub use mover::{Moved, Mover};
@@ -38,10 +42,14 @@ pub use needs::{Listener, Need};
 pub use notes::Ended;
 pub use putback::Named;
 pub use reader::Reader;
+pub use rights::Right;
+pub use rotation::Carried;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
+pub use slots::{Credential, SlotInfo};
 pub use stages::Frames;
 pub use survey::{Flaw, Found, Promise, Survey, is_finding};
 pub use sweep::Sweep;
+pub use vouch::{Claimed, Unvouched};
 pub use writer::{Commit, Draft, Writer, WriterOptions};
 
 use crate::chunk::{Chunker, Params};
@@ -50,7 +58,7 @@ use crate::event::{Event, Observer, Silent};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
-use crate::format::slot::{Label, Slot, Wrap};
+use crate::format::slot::{Label, Slot};
 use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
@@ -59,6 +67,7 @@ use crate::seal::{Cipher, IdKeys, Role};
 use crate::storage::Store;
 use keyring::Keyring;
 use parking_lot::Mutex;
+use slots::{read_slots, slot_name};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -84,21 +93,6 @@ pub struct OpenOptions {
     pub cache: PathBuf,
     /// Is told of damage that does not stop the work.
     pub observer: Arc<dyn Observer>,
-}
-
-/// A key slot, for people.
-#[derive(Clone, Debug)]
-pub struct SlotInfo {
-    /// Its name in the store.
-    pub id: SlotId,
-    /// What it may do.
-    pub role: Role,
-    /// For a key file, else for a password.
-    pub key_file: bool,
-    /// Who made it, when and where.
-    pub label: Label,
-    /// The one that this repository was opened with.
-    pub current: bool,
 }
 
 /// An opened repository.
@@ -169,7 +163,7 @@ impl Repository {
             Some((id, keys)) => (keys, store.get(&slot_name(&id), Kind::Slot.limit())?),
             None => {
                 let keys = Keyring::generate()?;
-                let slot = keys.new_slot(credential, &options.label)?;
+                let slot = keys.new_slot(credential, Role::Full, &[], &options.label)?;
                 (keys, slot)
             }
         };
@@ -181,16 +175,17 @@ impl Repository {
             cipher: options.cipher.code(),
             chunker: params.kind(),
             chunker_parameters: params.parameters(),
-            epoch: keys.epoch,
+            epoch: keys.epoch(),
             features: Default::default(),
             ended: Vec::new(),
             earlier: Vec::new(),
             parity: options.parity.min(PERCENT_MAX),
+            since: 1,
             unknown: Default::default(),
         };
         store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
         // Last: a store without config is no repository yet.
-        store.put("config/1", &keys.seal_config(config.encode())?)?;
+        store.put("config/1", &keys.seal_config(config.encode(), None)?)?;
         Ok(keys.repository)
     }
 
@@ -200,18 +195,10 @@ impl Repository {
     /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
     pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
         let place = store.location();
-        let mut numbers: Vec<u64> = store
-            .list("config/")?
-            .iter()
-            .filter_map(|l| l.name.strip_prefix("config/")?.parse().ok())
-            .collect();
-        if numbers.is_empty() {
-            return Err(Error::new(Fault::NoRepository, format!("there is no repository in {place}"))
-                .hint("check the path, or make one with `pastfs init`"));
-        }
-        numbers.sort_unstable();
+        let numbers = config_numbers(&*store)?;
         let (slots, mut failed) = read_slots(&*store, &options.observer)?;
-        let (slot, keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)? {
+        let (slot, mut keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)?
+        {
             Some(found) => found,
             None => {
                 let unread = |e: &Error| !matches!(e.fault(), Fault::Damaged | Fault::Newer);
@@ -232,6 +219,7 @@ impl Repository {
                 });
             }
         };
+        keys.heed(&config).doing(|| format!("reading config/{} of {place}", config.number))?;
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
         Ok(Arc::new(Self {
             store,
@@ -291,13 +279,48 @@ impl Repository {
         Chunker::new(params, self.keys.chunker_seed())
     }
 
+    /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
+    /// key has an index of its own.
+    fn index_dir(&self) -> PathBuf {
+        let who = match self.keys.role {
+            Role::Full | Role::Reader => [0; 32],
+            Role::Writer => self.keys.public(),
+        };
+        if who == [0; 32] && self.config.ended.is_empty() && self.config.since == 1 {
+            return self.cache.clone();
+        }
+        // What counted while a key had not ended is another view.
+        let state = [&self.config.since.to_le_bytes()[..], &self.config.ended.concat()].concat();
+        let digest = |bytes: &[u8]| hex(&blake3::hash(bytes).as_bytes()[..8]);
+        self.cache.join(format!("view-{}-{}", digest(&who), digest(&state)))
+    }
+
+    /// Views of before keys have ended are of no use to anybody who opens the repository from now on.
+    fn drop_old_views(&self) {
+        let dir = self.index_dir();
+        let name = dir.file_name().and_then(|n| n.to_str());
+        let Some((who, _)) = name.and_then(|n| n.rsplit_once('-')).filter(|(n, _)| n.starts_with("view-"))
+        else {
+            return;
+        };
+        for entry in std::fs::read_dir(&self.cache).into_iter().flatten().flatten() {
+            let other = entry.file_name();
+            let is_old = other.to_str().and_then(|n| n.rsplit_once('-')).is_some_and(|(n, _)| n == who);
+            if is_old && entry.path() != dir {
+                // It costs space alone if it stays.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     /// Opened when it is first needed: `key list` needs none.
     pub(crate) fn index(&self) -> Result<&Arc<Index>> {
         let _one = self.opening.lock();
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let index = Arc::new(Index::open(&self.cache)?);
+        self.drop_old_views();
+        let index = Arc::new(Index::open(&self.index_dir())?);
         Ok(self.index.get_or_init(|| index))
     }
 
@@ -317,94 +340,21 @@ impl Repository {
         let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
         Private::decode(&plain).doing(doing)
     }
-
-    /// All key slots.
-    pub fn slots(&self) -> Result<Vec<SlotInfo>> {
-        let mut infos = Vec::new();
-        for (id, slot) in load_slots(&*self.store, &self.observer)? {
-            let label = self
-                .keys
-                .label(&slot)
-                .unwrap_or_else(|_| Label { text: b"(label not readable)".to_vec(), ..Label::default() });
-            infos.push(SlotInfo {
-                id,
-                role: Role::from_code(slot.role).unwrap_or(Role::Reader),
-                key_file: slot.wrap == Wrap::KeyFile,
-                label,
-                current: id == self.slot,
-            });
-        }
-        infos.sort_by_key(|i| (i.label.created, i.id));
-        Ok(infos)
-    }
-
-    /// Adds a full key.
-    pub fn add_slot(&self, credential: &Credential, label: &Label) -> Result<SlotId> {
-        let object = self.keys.new_slot(credential, label)?;
-        let id = SlotId::of_object(&object);
-        self.store.put(&slot_name(&id), &object)?;
-        Ok(id)
-    }
-
-    /// Removes a key slot. Who copied it or its secrets can still use them.
-    ///
-    /// # Errors
-    /// `Misuse` for the last one, and for the one that is in use unless `current` allows it.
-    pub fn remove_slot(&self, id: &SlotId, current: bool) -> Result<()> {
-        let slots = load_slots(&*self.store, &self.observer)?;
-        if !slots.iter().any(|(s, _)| s == id) {
-            return Err(Error::new(Fault::Missing, format!("there is no key {}", id.short())));
-        }
-        if slots.len() < 2 {
-            return Err(Error::misuse("this is the last key: without it nobody can read the repository")
-                .hint("add another one first: `pastfs key add`"));
-        }
-        if *id == self.slot && !current {
-            return Err(Error::misuse("this is the key in use").hint(
-                "open the repository with another key to remove this one, or use `pastfs key passwd`",
-            ));
-        }
-        self.store.delete(&slot_name(id))
-    }
-    /// The slot that was opened.
-    pub fn current_slot(&self) -> SlotId {
-        self.slot
-    }
 }
 
-/// What lies below `keys/`.
-type Slots = Vec<(SlotId, Slot)>;
-
-fn slot_name(id: &SlotId) -> String {
-    format!("keys/{id}")
-}
-
-/// All slots that can be read; what cannot is told, since another one may open.
-fn load_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<Slots> {
-    Ok(read_slots(store, observer)?.0)
-}
-
-/// As [`load_slots`], and why the others could not be read.
-fn read_slots(store: &dyn Store, observer: &Arc<dyn Observer>) -> Result<(Slots, Vec<Error>)> {
-    let (mut slots, mut failed) = (Vec::new(), Vec::new());
-    for listed in store.list("keys/")? {
-        let load = || -> Result<(SlotId, Slot)> {
-            let object = store.get(&listed.name, Kind::Slot.limit())?;
-            let id = SlotId::of_object(&object);
-            if listed.name != slot_name(&id) {
-                return Err(Error::damaged("it is not what its name says"));
-            }
-            Ok((id, Slot::decode(body(Kind::Slot, &object)?)?))
-        };
-        match load() {
-            Ok(slot) => slots.push(slot),
-            Err(e) => {
-                observer.event(Event::Warning(&format!("{} cannot be used: {}", listed.name, e.chain())));
-                failed.push(e);
-            }
-        }
+/// The numbers of the configs that are listed, rising.
+fn config_numbers(store: &dyn Store) -> Result<Vec<u64>> {
+    let mut numbers: Vec<u64> =
+        store.list("config/")?.iter().filter_map(|l| l.name.strip_prefix("config/")?.parse().ok()).collect();
+    if numbers.is_empty() {
+        return Err(Error::new(
+            Fault::NoRepository,
+            format!("there is no repository in {}", store.location()),
+        )
+        .hint("check the path, or make one with `pastfs init`"));
     }
-    Ok((slots, failed))
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// The slot that the credential opens, and the newest config that its keys prove; `None` where it opens none. A slot of
@@ -439,6 +389,8 @@ fn newest_config(
     for (at, n) in numbers.iter().enumerate().rev() {
         match load_config(store, keys, *n) {
             Ok(config) => return Ok(config),
+            // Rotated keys: what is below is an old state.
+            Err(e) if e.fault() == Fault::WrongKey => return Err(e),
             Err(e) if at == 0 || e.fault() == Fault::Newer => {
                 let e = e.while_(format!("reading config/{n} of {}", store.location()));
                 return Err(match e.fault() {

@@ -87,7 +87,9 @@ impl Repository {
         tags: &[Vec<u8>],
     ) -> Result<Vec<NoteId>> {
         let has_tags = matches!(action, Action::Tag | Action::Untag);
-        if matches!(action, Action::Void | Action::Lost | Action::Newer(_)) || has_tags == tags.is_empty() {
+        if matches!(action, Action::Void | Action::Lost | Action::Accept | Action::Newer(_))
+            || has_tags == tags.is_empty()
+        {
             return Err(Error::misuse("a note that says nothing of snapshots"));
         }
         if tags.len() > TAGS_MAX || tags.iter().any(|t| t.is_empty() || t.len() > TEXT_MAX) {

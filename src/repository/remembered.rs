@@ -249,18 +249,11 @@ fn encode(items: &[Item]) -> Vec<u8> {
     w.array(items.len());
     for item in items {
         match item {
-            Item::Snapshot(s) => {
-                w.array(4).unsigned(SNAPSHOT).bytes(&s.id.0).bytes(&s.author).bytes(&s.manifest.encode())
-            }
+            Item::Snapshot(s) => put_author(w.array(7).unsigned(SNAPSHOT).bytes(&s.id.0), &s.author)
+                .bytes(&s.manifest.encode()),
             Item::Note(id, note) => {
                 let (note, author) = &**note;
-                w.array(6)
-                    .unsigned(NOTE)
-                    .bytes(&id.0)
-                    .unsigned(u64::from(author.role.code()))
-                    .bytes(&author.public)
-                    .bytes(&author.host)
-                    .bytes(&note.encode())
+                put_author(w.array(7).unsigned(NOTE).bytes(&id.0), author).bytes(&note.encode())
             }
             Item::Gone(id) => w.array(2).unsigned(GONE).bytes(id),
             Item::Config(number) => w.array(2).unsigned(CONFIG).unsigned(*number),
@@ -269,22 +262,35 @@ fn encode(items: &[Item]) -> Vec<u8> {
     w.finish()
 }
 
+fn put_author<'a>(w: &'a mut Writer, author: &Author) -> &'a mut Writer {
+    w.unsigned(author.role.code().into())
+        .bytes(&author.public)
+        .bytes(&author.host)
+        .unsigned(author.epoch.into())
+}
+
+fn author(r: &mut Reader<'_>) -> Result<Author> {
+    let role = u8::try_from(r.unsigned()?).ok().and_then(Role::from_code).ok_or_else(bad)?;
+    Ok(Author { role, public: r.array_of()?, host: r.bytes(TEXT_MAX)?.to_vec(), epoch: r.u32()? })
+}
+
+fn bad() -> Error {
+    Error::damaged("a record of the cache is of another version")
+}
+
 fn decode(bytes: &[u8]) -> Result<Vec<Item>> {
-    let bad = || Error::damaged("a record of the cache is of another version");
     let mut r = Reader::new(bytes);
     let mut items = Vec::new();
     for _ in 0..r.array()? {
         let len = r.array()?;
         items.push(match (r.unsigned()?, len) {
-            (SNAPSHOT, 4) => {
-                let (id, author) = (SnapshotId(r.array_of()?), r.array_of()?);
+            (SNAPSHOT, 7) => {
+                let (id, author) = (SnapshotId(r.array_of()?), author(&mut r)?);
                 let manifest = Manifest::decode(r.bytes(bytes.len())?)?;
                 Item::Snapshot(Arc::new(Snapshot::new(id, manifest, author)))
             }
-            (NOTE, 6) => {
-                let id = NoteId(r.array_of()?);
-                let role = u8::try_from(r.unsigned()?).ok().and_then(Role::from_code).ok_or_else(bad)?;
-                let author = Author { role, public: r.array_of()?, host: r.bytes(TEXT_MAX)?.to_vec() };
+            (NOTE, 7) => {
+                let (id, author) = (NoteId(r.array_of()?), author(&mut r)?);
                 Item::Note(id, Arc::new((Note::decode(r.bytes(bytes.len())?)?, author)))
             }
             (GONE, 2) => Item::Gone(r.array_of()?),

@@ -3,13 +3,12 @@
 use super::Repository;
 use super::listing::segment_name;
 use crate::clock;
-use crate::fault::{Doing, Error, Fault, Result};
+use crate::fault::{Doing, Result};
 use crate::format::object::{Kind, RETIREMENT_CONTEXT};
 use crate::format::pack::PackEntry;
 use crate::format::segment::{Retirement, Segment, Signature, Vouched};
 use crate::id::{SegmentId, SessionId};
 use crate::index::Applied;
-use crate::seal::Role;
 
 /// A segment that was written.
 pub(super) struct Published {
@@ -52,17 +51,5 @@ impl Repository {
         let doing = || format!("publishing an index segment in {}", self.location());
         self.store.put(&segment_name(&id), &object).doing(doing)?;
         Ok(Published { id, size: object.len() as u64, applied: self.applied(id, &segment)? })
-    }
-
-    /// What only a full key may do.
-    ///
-    /// # Errors
-    /// `Denied` with another one.
-    pub(super) fn only_full(&self, doing: &str) -> Result<()> {
-        match self.keys.author(self.keys.certificate())?.role {
-            Role::Full => Ok(()),
-            _ => Err(Error::new(Fault::Denied, doing.to_owned())
-                .hint("only a full key can do that; open the repository with one")),
-        }
     }
 }

@@ -1,11 +1,11 @@
 //! What a sweep decides on: lists that are whole, or none. Whatever cannot be read might name something that is needed.
 
 use super::healing::parity_name;
-use super::listing::{Listing, manifest_name, note_name};
+use super::listing::{ListedNote, Listing, manifest_name, note_name};
 use super::notes::Ended;
 use super::reader::pack_name;
 use super::survey::id_of;
-use super::{FEATURES, Repository, Snapshot};
+use super::{FEATURES, Repository, Right, Snapshot};
 use crate::fault::{Error, Fault, Result};
 use crate::format::snapshot::Action;
 use crate::id::{NoteId, PackId, SessionId, SnapshotId};
@@ -68,7 +68,7 @@ impl Repository {
     /// # Errors
     /// `Newer`; `Denied` without a full key.
     pub fn may_delete(&self) -> Result<()> {
-        self.only_full("deleting from the repository")?;
+        self.allow(Right::Manage, "deleting from the repository")?;
         match self.config.features[2].iter().find(|f| !FEATURES[2].contains(&f.as_slice())) {
             None => Ok(()),
             Some(f) => {
@@ -109,6 +109,17 @@ impl Repository {
     pub fn listed_snapshots(&self) -> Result<HashSet<SnapshotId>> {
         let names = self.store.names("snapshots/")?;
         Ok(names.iter().filter_map(|name| id_of(name, SnapshotId::from_hex, manifest_name)).collect())
+    }
+
+    /// When the store took each manifest that is there, in seconds.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn stored_times(&self) -> Result<HashMap<SnapshotId, i64>> {
+        let listed = self.store.list("snapshots/")?.into_iter();
+        Ok(listed
+            .filter_map(|l| Some((id_of(&l.name, SnapshotId::from_hex, manifest_name)?, l.modified.seconds)))
+            .collect())
     }
 
     /// Lists segments and notes (P1).
@@ -197,7 +208,10 @@ impl Repository {
     fn whole_listing(&self) -> Result<Listing> {
         for last in (0..ROUNDS).map(|n| n + 1 == ROUNDS) {
             let listing = self.list()?;
-            let newer = listing.notes.iter().find(|n| matches!(n.note.0.action, Action::Newer(_)));
+            // Of others they would do nothing in a newer program either, and a stolen writer key could hold everything back.
+            let of_full = |n: &&ListedNote| n.note.1.role == Role::Full;
+            let mut notes = listing.notes.iter().filter(of_full);
+            let newer = notes.find(|n| matches!(n.note.0.action, Action::Newer(_)));
             if let Some(n) = newer {
                 let text = format!("{} was written by a newer pastfs", note_name(&n.id));
                 return Err(Error::new(Fault::Newer, text).hint("nothing was deleted; use a newer pastfs"));

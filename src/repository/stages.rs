@@ -253,6 +253,21 @@ impl Stages {
         if records.len() < RECORDS_MAX {
             records.push((key, value));
         }
+        let is_full = records.len() >= RECORDS_MAX;
+        drop(records);
+        if is_full && self.input.is_some() && self.shared.repository.keeps_files() {
+            // What fails here fails again with the next segment, or costs time alone.
+            let _ = self.keep_records();
+        }
+    }
+
+    /// Puts the records that wait into the cache; what they say of chunks that are not stored in the end is not believed.
+    fn keep_records(&self) -> Result<()> {
+        let records = std::mem::take(&mut *self.shared.records.lock());
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.shared.repository.index()?.apply(Vec::new(), &[], records)
     }
 
     /// Whether a chunk is stored already, so that the snapshot may rely on it.
@@ -292,6 +307,10 @@ impl Stages {
             if thread.join().is_err() {
                 self.shared.fail(Error::bug("a stage of the writer panicked"));
             }
+        }
+        if self.shared.repository.keeps_files() {
+            // Whatever became of the rest: it is what the next backup knows by.
+            self.keep_records()?;
         }
         let Gauges { compress, pack, store, segment } = &self.shared.gauges;
         for gauge in [compress, pack, store, segment].into_iter().filter(|_| ran) {

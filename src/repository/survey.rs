@@ -5,7 +5,8 @@ use super::healing::parity_name;
 use super::keyring::Author;
 use super::listing::{ListedNote, Listing, Snapshot, manifest_name, note_name, segment_name};
 use super::reader::pack_name;
-use super::{Repository, load_config, slot_name};
+use super::slots::slot_name;
+use super::{Repository, load_config};
 use crate::event::{Event, Outcome, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::{Kind, body};
@@ -200,7 +201,7 @@ impl Repository {
                 continue;
             };
             let manifest = survey.read(name, || self.proven_manifest(&id))?;
-            proven.extend(manifest.map(|(m, by)| Arc::new(Snapshot::new(id, m, by.public))));
+            proven.extend(manifest.map(|(m, by)| Arc::new(Snapshot::new(id, m, by))));
         }
         survey.snapshots = Listing::of(self, proven_notes, proven)?.live();
         for name in &segments {
@@ -307,7 +308,7 @@ impl Repository {
         if slot.repository != self.keys.repository {
             return Err(Error::damaged("it is a key of another repository"));
         }
-        if slot.epoch == self.keys.epoch {
+        if slot.epoch == self.keys.epoch() {
             self.keys.label(&slot).doing(|| "opening its label")?;
         }
         Ok(())

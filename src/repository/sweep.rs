@@ -1,12 +1,12 @@
 //! A sweep: one run of whoever ends packs. It writes no manifest and so holds no lease that others would wait for, but a mark
 //! among the leases says that it is at work, and the store's time of a mark is the clock that all ages are told by.
 
-use super::Repository;
 use super::healing::parity_name;
 use super::lease::lease_name;
 use super::listing::{manifest_name, note_name};
 use super::process;
 use super::reader::pack_name;
+use super::{Repository, Right};
 use crate::clock::{self, Time};
 use crate::fault::{Doing, Error, Result};
 use crate::format::object::Kind;
@@ -53,7 +53,7 @@ impl Sweep {
         is_dry: bool,
         purpose: &'static str,
     ) -> Result<Self> {
-        repository.only_full("ending packs")?;
+        repository.allow(Right::Manage, "ending packs")?;
         if !PURPOSES.contains(&purpose) {
             return Err(Error::bug("a sweep for a purpose that nobody knows"));
         }

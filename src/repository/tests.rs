@@ -345,7 +345,7 @@ fn the_last_key_stays_and_a_removed_one_opens_nothing() {
     let r = open(&store, &a).unwrap();
     assert!(r.remove_slot(&r.current_slot(), true).is_err());
     let other = Credential::KeyFile(Zeroizing::new([8; 32]));
-    r.add_slot(&other, &Label::default()).unwrap();
+    r.add_slot(&other, Role::Full, b"", &Label::default()).unwrap();
     r.remove_slot(&r.current_slot(), true).unwrap();
     assert_eq!(open(&store, &a).err().map(|e| e.fault()), Some(Fault::WrongKey));
     let options = OpenOptions { cache: a.0.clone(), observer: Arc::new(Silent) };

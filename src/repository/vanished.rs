@@ -54,6 +54,7 @@ impl VanishedNote {
             Action::Forget => "forgets",
             Action::Unforget => "brings back",
             Action::Void => "withdraws",
+            Action::Accept => "accepts",
             Action::Lost | Action::Newer(_) => "speaks of",
         };
         let first = note.snapshots.first().map_or_else(String::new, |s| format!(" {}", s.short()));
@@ -163,6 +164,7 @@ impl Repository {
         let mut explained = HashSet::new();
         for (id, note) in notes {
             match note.0.action {
+                _ if self.keys.is_over(&note.1) => {}
                 Action::Forget if note.1.role == Role::Full => {
                     explained.extend(note.0.snapshots.iter().copied())
                 }

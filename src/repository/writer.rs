@@ -83,6 +83,7 @@ impl Writer {
     /// Takes a lease, lists, and gets ready (B1 to B3).
     pub fn begin(repository: &Arc<Repository>, options: WriterOptions) -> Result<Self> {
         let began = clock::now();
+        repository.may_add("adding a snapshot", &options.host)?;
         let (lease, listing, session) = if options.dry_run {
             let listing = repository.list()?;
             repository.sync_index()?;
@@ -109,6 +110,11 @@ impl Writer {
     /// The snapshots that were there when the lease was; the parent comes from these (B2).
     pub fn live(&self) -> &[Arc<Snapshot>] {
         &self.live
+    }
+
+    /// The name of this run, which its manifest will bear.
+    pub fn session(&self) -> SessionId {
+        self.session
     }
 
     /// Chunks that snapshots need and that the repository has lost, as a repair has noted. What a parent's trees name of
@@ -176,6 +182,7 @@ impl Writer {
     /// Writes the last packs and segments, then the manifest, and looks at the lease before and after
     /// (B6 to B8). When it returns `Done`, the snapshot is whole and durable.
     pub fn commit(mut self, draft: Draft) -> Result<Commit> {
+        let author = self.repository.keys.myself()?;
         self.stages.finish()?;
         let lease = self.lease.take().ok_or_else(|| Error::bug("a dry run cannot commit"))?;
         let repository = self.repository.clone();
@@ -223,10 +230,12 @@ impl Writer {
             return Err(e.while_("writing the snapshot"));
         }
         lease.end();
-        repository.remember(Snapshot::new(id, manifest, repository.keys.public()));
-        // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.
-        let forgotten = repository.index().and_then(|index| index.forget_files());
-        forgotten.unwrap_or_else(|e| repository.observer.event(Event::Warning(&e.chain())));
+        repository.remember(Snapshot::new(id, manifest, author));
+        if !repository.keeps_files() {
+            // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.
+            let forgotten = repository.index().and_then(|index| index.forget_files());
+            forgotten.unwrap_or_else(|e| repository.observer.event(Event::Warning(&e.chain())));
+        }
         Ok(Commit::Done(id, totals))
     }
 }

@@ -13,7 +13,7 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::{Content, Entry, Node};
 use crate::id::ChunkId;
-use crate::repository::{Repository, Snapshot};
+use crate::repository::{Repository, Right, Snapshot};
 use crate::tree;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write};
@@ -55,6 +55,7 @@ pub fn export(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<Report> {
+    repository.allow(Right::Read, "exporting")?;
     let reader = repository.reader();
     export_from(&*reader, &snapshot.manifest.root, path, out, &**observer, stop)
 }

@@ -29,7 +29,7 @@ pub use walk::restore;
 use crate::event::{Event, Observer, Stop};
 use crate::fault::Result;
 use crate::id::ChunkId;
-use crate::repository::{Reader, Repository, Snapshot};
+use crate::repository::{Reader, Repository, Right, Snapshot};
 use std::sync::Arc;
 
 impl Supply for Reader {
@@ -66,6 +66,7 @@ pub fn run(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<Report> {
+    repository.allow(Right::Read, "restoring")?;
     more_descriptors();
     let reader = repository.reader();
     let manifest = &snapshot.manifest;

@@ -6,6 +6,7 @@ use super::shared::Shared;
 use super::write::Job;
 use crate::fault::{Doing, Error, Result};
 use crate::format::tree::{Entry, Stat};
+use crate::uncached::Uncached;
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -91,9 +92,11 @@ impl<'a> Out<'a> {
         let mut written = 0;
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(parts.len());
         let (mut start, mut end) = (0, 0);
+        // Of small files the kernel gathers many before it writes.
+        let mut to = if self.size() > GATHER as u64 { Uncached::new(fd) } else { Uncached::cached(fd) };
         for (at, part) in &parts {
             if *at != end || matches!(part, Part::Hole(_)) {
-                write_all(fd, start, &mut slices).doing(doing)?;
+                write_all(&mut to, start, &mut slices).doing(doing)?;
                 slices.clear();
                 (start, end) = (*at, *at);
             }
@@ -107,7 +110,7 @@ impl<'a> Out<'a> {
                 Part::Hole(len) => punch(fd, *at, *len).doing(doing)?,
             }
         }
-        write_all(fd, start, &mut slices).doing(doing)?;
+        write_all(&mut to, start, &mut slices).doing(doing)?;
         self.shared.count(|r| r.written += written);
         Ok(())
     }
@@ -193,17 +196,17 @@ fn in_group(fd: &OwnedFd, want: &Stat) -> bool {
     rustix::fs::fstat(fd).is_ok_and(|s| s.st_gid == want.gid)
 }
 
-fn write_all(fd: BorrowedFd<'_>, mut at: u64, slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {
+fn write_all(to: &mut Uncached<'_>, mut at: u64, slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {
     let mut left = slices;
     while !left.is_empty() {
-        match rustix::io::pwritev(fd, left, at) {
+        match to.write_at(left, at) {
             Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
             Ok(n) => {
                 IoSlice::advance_slices(&mut left, n);
                 at += n as u64;
             }
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(())
@@ -221,7 +224,7 @@ fn punch(fd: BorrowedFd<'_>, mut at: u64, mut len: u64) -> std::io::Result<()> {
     }
     while len > 0 {
         let n = len.min(ZEROS.len() as u64);
-        write_all(fd, at, &mut [IoSlice::new(&ZEROS[..n as usize])])?;
+        write_all(&mut Uncached::cached(fd), at, &mut [IoSlice::new(&ZEROS[..n as usize])])?;
         (at, len) = (at + n, len - n);
     }
     Ok(())

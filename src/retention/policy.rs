@@ -14,6 +14,11 @@ use std::collections::BTreeMap;
 /// true time, and does not count.
 const AHEAD_MAX: i64 = 3600;
 
+/// The storage may have taken a snapshot so many seconds after the time that names it: the longest backup that is expected.
+/// What is named by an earlier time, by a key that is not trusted with it, is taken for backdated. So whoever has stolen a
+/// writer key can take the places of the snapshots of the last day, and of no older ones.
+const BEHIND_MAX: i64 = 24 * 3600;
+
 /// What the rules look at.
 #[derive(Clone, Debug, Default)]
 pub struct Candidate {
@@ -27,6 +32,10 @@ pub struct Candidate {
     pub tags: Vec<Vec<u8>>,
     /// Protected from forgetting.
     pub held: bool,
+    /// When the storage took it, in seconds, where its author is not to be believed without that: of a writer key.
+    pub stored: Option<i64>,
+    /// It names another host than its key is for.
+    pub is_foreign: bool,
 }
 
 /// How many of what are kept. Nothing is kept by a rule of 0.
@@ -82,6 +91,10 @@ pub enum Reason {
     Held,
     /// Its time lies ahead of our clock, or outside the calendar: no rule can say anything of it.
     NoTrueTime,
+    /// The storage took it long after, or before, the time that names it, and its author is not trusted with that.
+    Backdated,
+    /// It names a host that its key is not for.
+    Foreign,
     /// One of the newest.
     Last,
     /// The newest of its hour.
@@ -108,6 +121,8 @@ impl Reason {
         match self {
             Self::Held => "held",
             Self::NoTrueTime => "no true time",
+            Self::Backdated => "backdated",
+            Self::Foreign => "not of its key's host",
             Self::Last => "last",
             Self::Hourly => "hourly",
             Self::Daily => "daily",
@@ -176,9 +191,10 @@ fn judge_group(
         if c.held {
             verdicts[at].reasons.push(Reason::Held);
         }
-        match true_time(c.time, now) {
-            Some(time) => counted.push((at, time.to_zoned(zone.clone()))),
-            None => verdicts[at].reasons.push(Reason::NoTrueTime),
+        match (true_time(c.time, now), doubt(c)) {
+            (None, _) => verdicts[at].reasons.push(Reason::NoTrueTime),
+            (_, Some(doubt)) => verdicts[at].reasons.push(doubt),
+            (Some(time), None) => counted.push((at, time.to_zoned(zone.clone()))),
         }
     }
     for (at, _) in counted.iter().take(policy.last as usize) {
@@ -222,6 +238,15 @@ fn judge_group(
     Group { verdicts }
 }
 
+/// Why what the author says of time and host does not count.
+fn doubt(c: &Candidate) -> Option<Reason> {
+    let is_off = |stored: i64| !(-AHEAD_MAX..=BEHIND_MAX).contains(&stored.saturating_sub(c.time.seconds));
+    match c.stored.is_some_and(is_off) {
+        true => Some(Reason::Backdated),
+        false => c.is_foreign.then_some(Reason::Foreign),
+    }
+}
+
 fn true_time(time: Time, now: Time) -> Option<Timestamp> {
     if time.seconds > now.seconds.saturating_add(AHEAD_MAX) {
         return None;
@@ -244,36 +269,9 @@ fn week(t: &Zoned) -> Period {
     (week.year(), week.week().into(), 0, 0, 0)
 }
 
-/// A span as people write it: `2w`, `36h`, `1y6m`, with the letters y, m (months), w, d and h in this order.
-///
-/// # Errors
-/// A line for people.
-pub fn parse_within(text: &str) -> Result<Span, String> {
-    let wrong = || format!("{text:?} is no span: write it like 36h, 14d, 2w or 1y6m (m are months)");
-    let mut span = Span::new();
-    let (mut rest, mut units) = (text, "ymwdh");
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let number: i64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let unit = rest[digits..].chars().next().ok_or_else(wrong)?;
-        let place = units.find(unit).ok_or_else(wrong)?;
-        units = &units[place + 1..];
-        span = match unit {
-            'y' => span.try_years(number),
-            'm' => span.try_months(number),
-            'w' => span.try_weeks(number),
-            'd' => span.try_days(number),
-            _ => span.try_hours(number),
-        }
-        .map_err(|_| wrong())?;
-        // `units` has ASCII letters only, so that the unit is one byte.
-        rest = &rest[digits + 1..];
-    }
-    if span.is_zero() { Err(wrong()) } else { Ok(span) }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::parse_within;
     use super::*;
     use jiff::tz::Offset;
 
@@ -305,6 +303,31 @@ mod tests {
     }
     fn kept_utc(times: &[&str], policy: &Policy) -> Vec<usize> {
         kept(&of(times), policy, &TimeZone::UTC)
+    }
+
+    #[test]
+    fn what_is_backdated_stays_and_takes_nobodys_place() {
+        let times =
+            ["2026-11-17T10:00:00Z", "2026-11-18T10:00:00Z", "2026-11-19T10:00:00Z", "2026-11-19T11:00:00Z"];
+        let policy = Policy { daily: 2, ..Policy::default() };
+        let stored = |after: i64, is_foreign| {
+            let mut all = of(&times);
+            all[3].stored = Some(all[3].time.seconds + after);
+            all[3].is_foreign = is_foreign;
+            judged(&all, &policy, &TimeZone::UTC)
+        };
+        for honest in [0, -AHEAD_MAX, BEHIND_MAX] {
+            assert_eq!(stored(honest, false), [vec![], vec![Reason::Daily], vec![], vec![Reason::Daily]]);
+        }
+        for (after, is_foreign, reason) in [
+            (BEHIND_MAX + 1, false, Reason::Backdated),
+            (-AHEAD_MAX - 1, false, Reason::Backdated),
+            (i64::MAX / 2, true, Reason::Backdated),
+            (0, true, Reason::Foreign),
+        ] {
+            let expected = [vec![], vec![Reason::Daily], vec![Reason::Daily], vec![reason]];
+            assert_eq!(stored(after, is_foreign), expected);
+        }
     }
 
     #[test]
@@ -566,22 +589,6 @@ mod tests {
             let free = |c: &Candidate| c.held || c.time.seconds > now.seconds + AHEAD_MAX;
             let counted = before.iter().filter(|i| !free(&all[**i])).count();
             assert!(counted <= 2 * asked.max(1) as usize, "{policy:?} keeps {counted} of {all:?}");
-        }
-    }
-
-    #[test]
-    fn spans_are_understood_as_people_write_them() {
-        let same = |text: &str, span: Span| {
-            assert_eq!(parse_within(text).map(|s| s.fieldwise()), Ok(span.fieldwise()), "{text}");
-        };
-        same("36h", Span::new().hours(36));
-        same("2w", Span::new().weeks(2));
-        same("1y6m", Span::new().years(1).months(6));
-        same("1y2m3w4d5h", Span::new().years(1).months(2).weeks(3).days(4).hours(5));
-        for text in
-            ["", "0d", "d", "1", "1x", "1d1y", "1d1d", "-1d", "1.5d", "1é", "99999999999999999999y", "99999y"]
-        {
-            assert!(parse_within(text).is_err(), "{text}");
         }
     }
 }

@@ -14,13 +14,11 @@ mod exclude;
 mod list;
 #[cfg(test)]
 mod testing;
-mod uncached;
 mod walk;
 
 pub use command::Command;
 pub use dir::Dir;
 pub use exclude::Exclude;
-pub use uncached::Uncached;
 pub use walk::Walk;
 
 use crate::fault::{Doing, Error, Result};

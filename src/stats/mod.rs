@@ -6,7 +6,7 @@ use crate::format::pack::Space;
 use crate::format::tree::{Content, Entry, Node};
 use crate::id::ChunkId;
 use crate::index::{Lies, Mark, Marks};
-use crate::repository::{Need, Reader, Repository, Snapshot};
+use crate::repository::{Need, Reader, Repository, Right, Snapshot};
 use crate::tree;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -222,6 +222,7 @@ impl Scale {
 
 impl All {
     fn walk(repository: &Arc<Repository>, observer: &Arc<dyn Observer>, stop: &Stop) -> Result<Self> {
+        repository.allow(Right::Read, "counting what snapshots need")?;
         let mut snapshots = repository.snapshots()?;
         let listed = snapshots.len();
         let forgotten = repository.forgotten()?;

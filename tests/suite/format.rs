@@ -5,6 +5,7 @@ use pastfs::clock::Time;
 use pastfs::fault::Fault;
 use pastfs::format::cbor::{MapWriter, Reader, Unknown, Writer};
 use pastfs::format::config::Config;
+use pastfs::format::epoch::{Earlier, Succession};
 use pastfs::format::object::{Envelope, Kind, Signed};
 use pastfs::format::pack::{Header, PackEntry, Table};
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
@@ -85,7 +86,8 @@ fn every_value_comes_back_from_its_encoding() {
                 ended: d.many(3, Draw::array),
                 earlier: d.many(3, |d| d.bytes(200)),
                 parity: d.below(101) as u8,
-                unknown: d.unknown(10),
+                since: 1 + d.below(9) as u32,
+                unknown: d.unknown(11),
             }
         );
         let wrap = match d.chance() {
@@ -116,7 +118,8 @@ fn every_value_comes_back_from_its_encoding() {
         secrets.authority = d.maybe(Draw::array);
         there_and_back!(Secrets, secrets);
         let (text, user, host) = (d.bytes(30), d.bytes(30), d.bytes(30));
-        there_and_back!(Label, Label { text, user, host, created: d.signed(), unknown: d.unknown(4) });
+        let (created, signer) = (d.signed(), d.maybe(Draw::array));
+        there_and_back!(Label, Label { text, user, host, created, signer, unknown: d.unknown(5) });
         there_and_back!(
             Certificate,
             Certificate {
@@ -127,6 +130,9 @@ fn every_value_comes_back_from_its_encoding() {
                 unknown: d.unknown(4),
             }
         );
+        let (index_key, reading) = (d.bytes(256), d.bytes(256));
+        there_and_back!(Earlier, Earlier { epoch: d.short(), authority: d.array(), index_key, reading });
+        there_and_back!(Succession, Succession { epoch: d.short(), authority: d.array() });
         let (body, certificate) = (d.bytes(100), d.bytes(100));
         there_and_back!(Signed, Signed { body, certificate, signature: d.array() });
         let header = d.header();
@@ -269,7 +275,7 @@ const FILES: [(&str, &str); 20] = files![
     "manifest",
     "private",
 ];
-const MORE_FILES: [(&str, &str); 3] = files!["note", "lease", "parity"];
+const MORE_FILES: [(&str, &str); 5] = files!["note", "lease", "parity", "earlier", "succession"];
 
 #[test]
 fn encodings_are_the_test_vectors_for_ever() {
@@ -473,9 +479,9 @@ fn fields_of_a_newer_version_are_kept_and_come_behind_the_known_ones() {
     assert_eq!(read.unknown.0, [(7, vec![0x01]), (1000, vec![0x81, 0xf5])]);
     assert_eq!(read.encode(), newer);
     assert!(Note::decode(&changed_from(&note, &[(0, &[0x01])])).is_err());
-    let unknown = changed_from(&note, &[(1, &[0x09])]);
+    let unknown = changed_from(&note, &[(1, &[0x0a])]);
     let read = Note::decode(&unknown).unwrap();
-    assert_eq!((read.action, read.encode()), (Action::Newer(9), unknown), "an unknown action is kept");
+    assert_eq!((read.action, read.encode()), (Action::Newer(10), unknown), "an unknown action is kept");
     for cut in [&[0x40][..], &[0x41, 0x01]] {
         assert!(Note::decode(&changed_from(&note, &[(6, cut)])).is_err(), "ids of lost chunks: {cut:?}");
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up. On floor 0 each room may use those before it; on all others rooms do not know each other.
 const FLOORS: &[(&str, &[&str])] = &[
     ("ground", &["id", "fault", "clock", "moment", "event", "gauge", "memory", "format"]),
-    ("hands", &["source", "chunk", "seal", "parity", "storage"]),
+    ("hands", &["source", "chunk", "seal", "parity", "storage", "uncached"]),
     ("shelves", &["pack", "index", "tree"]),
     ("the repository", &["repository", "history"]),
     ("verbs", &["backup", "check", "mount", "prune", "repair", "restore", "retention", "stats"]),
@@ -27,6 +27,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("fastcdc", &["chunk"]),
     ("reed_solomon_simd", &["parity"]),
     ("clap", &["cli", "main"]),
+    ("qrcode", &["cli"]),
     ("rpassword", &["cli"]),
     ("serde_json", &["cli"]),
     ("signal_hook", &["cli"]),

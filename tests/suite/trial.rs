@@ -15,7 +15,7 @@ use pastfs::prune::{self, Unused};
 use pastfs::repair::{self, PacksOptions};
 use pastfs::repository::{Credential, InitOptions, OpenOptions, Repository};
 use pastfs::restore;
-use pastfs::seal::{Cipher, Compression};
+use pastfs::seal::{Cipher, Compression, Role};
 use pastfs::source::{self, Exclude};
 use pastfs::storage::{Local, Store};
 use std::collections::{BTreeMap, HashSet};
@@ -440,7 +440,10 @@ pub const DEEDS: &[Deed] = &[
         name: "key add",
         state: 2,
         act: |world, store, cache| {
-            world.open(store, cache)?.add_slot(&credential([6; 32]), &Label::default()).map(drop)
+            world
+                .open(store, cache)?
+                .add_slot(&credential([6; 32]), Role::Full, &[], &Label::default())
+                .map(drop)
         },
         done: |before, after| after.keys == before.keys + 1,
         damage: None,
@@ -563,6 +566,19 @@ pub const DEEDS: &[Deed] = &[
         damage: None,
         repeats: false,
         args: &["prune", "-q", "--now", "--max-unused", "0%"],
+    },
+    Deed {
+        name: "key rotate",
+        state: 3,
+        act: |world, store, cache| {
+            world.open(store, cache)?.begin_epoch(&credential(KEY), &Label::default())?;
+            world.open(store, cache)?.end_epochs(&Stop::new()).map(drop)
+        },
+        // The old key stays at first, and the new one is there before it counts.
+        done: |before, after| before.snapshots == after.snapshots,
+        damage: None,
+        repeats: false,
+        args: &["key", "rotate", "-q"],
     },
     Deed {
         name: "repair index",

@@ -350,7 +350,7 @@ fn a_config_older_than_one_that_was_seen_is_told() {
     let (store, ids, cache) = stage(1);
     let r = open(&store, &cache).unwrap();
     let newer = Config { number: 2, ..r.config.clone() };
-    store.memory.put("config/2", &r.keys.seal_config(newer.encode()).unwrap()).unwrap();
+    store.memory.put("config/2", &r.keys.seal_config(newer.encode(), None).unwrap()).unwrap();
     assert_eq!(look(&store, &cache), (ids.clone(), vec![]));
     store.memory.delete("config/2").unwrap();
     let (seen, told) = look(&store, &cache);
@@ -460,8 +460,10 @@ fn a_note_on_very_many_snapshots_is_several_that_can_be_read() {
 #[test]
 fn only_a_full_key_writes_notes() {
     let (store, ids, cache) = stage(1);
-    let mut r = open(&store, &cache).unwrap();
-    Arc::get_mut(&mut r).unwrap().keys.certified_as_writer();
+    let writer = Credential::KeyFile(Zeroizing::new([8; 32]));
+    open(&store, &cache).unwrap().add_slot(&writer, Role::Writer, b"", &Label::default()).unwrap();
+    let options = OpenOptions { cache: cache.0.clone(), observer: Arc::new(Silent) };
+    let r = Repository::open(store.clone(), &writer, options).unwrap();
     for action in [Action::Forget, Action::Unforget, Action::Hold, Action::Release] {
         assert_eq!(r.add_note(action, &ids, &[]).unwrap_err().fault(), Fault::Denied);
     }

@@ -4,6 +4,7 @@ use super::{decode_entry, encoded};
 use pastfs::clock::Time;
 use pastfs::format::cbor::{MapWriter, Unknown, Writer};
 use pastfs::format::config::Config;
+use pastfs::format::epoch::{Earlier, Succession};
 use pastfs::format::object::{Envelope, Kind, Signed, head};
 use pastfs::format::pack::{Frame, Header, PackEntry, Recipient, Space, Table, decode_trailer, trailer};
 use pastfs::format::parity::Description;
@@ -14,7 +15,7 @@ use pastfs::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page, P
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId};
 use pastfs::parity::{Maker, heal};
 
-pub const ACTIONS: [Action; 8] = [
+pub const ACTIONS: [Action; 9] = [
     Action::Tag,
     Action::Untag,
     Action::Hold,
@@ -23,6 +24,7 @@ pub const ACTIONS: [Action; 8] = [
     Action::Unforget,
     Action::Void,
     Action::Lost,
+    Action::Accept,
 ];
 
 /// `N` bytes counting up from `first`, so that vectors are easily read.
@@ -190,6 +192,7 @@ pub fn vectors() -> Vec<Vector> {
         ended: Vec::new(),
         earlier: Vec::new(),
         parity: 0,
+        since: 1,
         unknown: Unknown::default(),
     };
     let config_body = there_and_back!(Config, config.clone());
@@ -204,10 +207,16 @@ pub fn vectors() -> Vec<Vector> {
         ended: vec![counting(0x30)],
         earlier: vec![vec![1, 2, 3]],
         parity: 5,
-        unknown: Unknown(vec![(11, vec![0x80])]),
+        since: 2,
+        unknown: Unknown(vec![(12, vec![0x80])]),
         ..config
     };
     add("config", "everything", there_and_back!(Config, full));
+    let earlier =
+        Earlier { epoch: 1, authority: counting(0x10), index_key: vec![1, 2, 3], reading: vec![4, 5, 6] };
+    add("earlier", "first epoch", there_and_back!(Earlier, earlier));
+    let succession = Succession { epoch: 2, authority: counting(0x10) };
+    add("succession", "second epoch", there_and_back!(Succession, succession));
 
     let certificate = Certificate {
         role: 1,
@@ -267,9 +276,11 @@ pub fn vectors() -> Vec<Vector> {
         user: b"ana".to_vec(),
         host: b"laptop".to_vec(),
         created: 1_763_000_000,
+        signer: None,
         unknown: Unknown::default(),
     };
-    add("label", "full", there_and_back!(Label, label));
+    add("label", "full", there_and_back!(Label, label.clone()));
+    add("label", "with its key", there_and_back!(Label, Label { signer: Some(counting(0xe0)), ..label }));
 
     let recipient = |first| Recipient { hint: counting(first), sealed: counting(first) };
     let recipients = vec![recipient(0x10)];
@@ -392,7 +403,14 @@ pub fn vectors() -> Vec<Vector> {
         lost: vec![ChunkId(counting(0x10)), ChunkId(counting(0x50))],
         unknown: Unknown::default(),
     };
-    add("note", "lost", there_and_back!(Note, lost));
+    add("note", "lost", there_and_back!(Note, lost.clone()));
+    let accept = Note {
+        action: Action::Accept,
+        snapshots: vec![SnapshotId(counting(0x70)), SnapshotId(counting(0x90))],
+        lost: Vec::new(),
+        ..lost
+    };
+    add("note", "accept", there_and_back!(Note, accept));
 
     let lease = Lease {
         session: SessionId(counting(0x30)),
