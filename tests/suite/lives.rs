@@ -15,11 +15,12 @@ mod hands;
 mod library;
 mod life;
 
-use super::scene::Draw;
+use super::scene::{Draw, Scene};
 use choices::Choices;
-use hands::Program;
+use hands::{Deed, Ended, Hands, Program, Shown};
 use library::Library;
 use life::{Life, STEPS_OF_A_LIFE};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -100,6 +101,52 @@ fn in_the_lives_of_the_corpus_nothing_is_lost_and_nothing_is_wrong() {
     assert!(!files.is_empty());
     let next = AtomicUsize::new(0);
     each(files.len(), |_| written(&fs::read(&files[next.fetch_add(1, Ordering::Relaxed)]).unwrap()));
+}
+
+/// A library that loses its largest pack before something is done.
+struct Clumsy {
+    library: Library,
+    before: fn(&Deed) -> bool,
+}
+
+impl Hands for Clumsy {
+    fn does(&mut self, scene: &Scene, machine: usize, deed: &Deed) -> Ended {
+        if (self.before)(deed) {
+            let packs = scene.objects().into_iter().filter(|o| o.starts_with("packs"));
+            let packs = packs.map(|o| scene.repository().join(o));
+            fs::remove_file(packs.max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap()).unwrap();
+        }
+        self.library.does(scene, machine, deed)
+    }
+    fn dies(&mut self, scene: &Scene, machine: usize, deed: &Deed, part: u64) {
+        self.library.dies(scene, machine, deed, part);
+    }
+    fn shown(&self, scene: &Scene, machine: usize) -> Shown {
+        self.library.shown(scene, machine)
+    }
+    fn there(&self, scene: &Scene, machine: usize) -> BTreeSet<String> {
+        self.library.there(scene, machine)
+    }
+    fn restores(&mut self, scene: &Scene, machine: usize, id: &str, to: &Path) -> bool {
+        self.library.restores(scene, machine, id, to)
+    }
+    fn passes(&mut self, scene: &Scene, seconds: i64) {
+        self.library.passes(scene, seconds);
+    }
+    fn has_clock(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_life_in_which_something_is_lost_is_found_out() {
+    let lived = |before: fn(&Deed) -> bool| {
+        let hands = Clumsy { library: Library::default(), before };
+        let live = || Life::live("a canary, which is to fail", Box::new(hands), Choices::script(&[9, 9, 9]));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(live)).is_ok()
+    };
+    assert!(lived(|_| false));
+    assert!(!lived(|deed| matches!(deed, Deed::Check)));
 }
 
 #[test]

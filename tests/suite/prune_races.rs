@@ -18,7 +18,7 @@
 //! | L15 | a manifest that is rewritten escapes a list | none is: tags, holds and forgets are notes; `what_is_brought_back_while_prune_deletes_…`, and `model` |
 //! | L16 | an old program prunes a newer repository | `newer` |
 //! | L17 | a file changes twice within one tick of its file system | `same_tick` |
-//! | L18 | a stolen writer key promises chunks that are not there | not here: entries of writer keys come with their command |
+//! | L18 | a stolen writer key promises chunks that are not there | `thief` |
 //! | L19 | the clock of who prunes is wrong | `a_wrong_clock_ends_no_lease_…`, `clocks` |
 //! | L20 | one chunk lies in several packs | with L7 |
 
