@@ -196,6 +196,8 @@ fn forget_but(r: &Arc<Repository>, kept: usize) -> Result<()> {
         paths: Vec::new(),
         tags: s.tags.clone(),
         held: s.held,
+        stored: None,
+        is_foreign: false,
     };
     let candidates: Vec<Candidate> = snapshots.iter().map(candidate).collect();
     let policy = Policy { last: kept as u32, ..Policy::default() };
