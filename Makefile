@@ -10,10 +10,10 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/pastfs-build
 PASTFS := $(CARGO_TARGET_DIR)/release/pastfs
 
 .DEFAULT_GOAL := help
-.PHONY: help deps note build test demo install man fuzz soak bench
+.PHONY: help deps note build test demo install man fuzz soak bench bench-parts bench-scale
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r n t; do printf '  make %-9s %s\n' "$$n" "$$t"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r n t; do printf '  make %-11s %s\n' "$$n" "$$t"; done
 
 build: deps note ## build the program (into CARGO_TARGET_DIR, by default ~/.cache/pastfs-build)
 	$(CARGO) build --release --locked
@@ -50,8 +50,14 @@ fuzz: deps ## fuzz every decoder, FUZZ_SECONDS (60) each; needs a nightly toolch
 soak: deps note ## the tests that take long: SOAK_MINUTES (10; 1440 are a day) of a mount, KILLS (600), LIVES (100), CROWD_MINUTES (3)
 	$(CARGO) test --release --locked -- --ignored --nocapture
 
-bench: deps note ## the benchmarks
-	$(CARGO) bench --locked
+bench: build ## backup, restore and check beside restic, borg, rustic and bupstash, on data it makes (BENCH_MB) or on TREE and TREE2
+	PASTFS="$(PASTFS)" benches/whole.sh $(TREE) $(TREE2)
+
+bench-parts: deps note ## what each part costs by itself (criterion)
+	$(CARGO) bench --locked --bench parts
+
+bench-scale: deps note ## what starts cost in large repositories; for other growth see benches/README.md
+	$(CARGO) bench --locked --bench scale
 
 # What is missing, and nothing else, is installed; where that is not possible it is named.
 # command or file : package

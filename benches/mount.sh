@@ -20,39 +20,22 @@ TREE=$(realpath "$1") TREE2=$(realpath "$2") BIG=$(realpath "$3")
 PASTFS=${PASTFS:-pastfs} RUNS=${RUNS:-3} LIMIT=${LIMIT:-200} BENCH_DIR=${BENCH_DIR:?the folder to work in}
 ROWS=${ROWS:-start find rsync cat again random cp diff}
 [ "$(id -u)" = 0 ] || { echo "only root can drop what is in memory" >&2; exit 1; }
-mkdir -p "$BENCH_DIR/mnt"; BENCH_DIR=$(realpath "$BENCH_DIR"); MNT=$BENCH_DIR/mnt
+MNT=$(realpath -m "$BENCH_DIR/mnt"); mkdir -p "$MNT"
 FILE=$(find "$BIG" -type f -size +64M -printf '%P\n' | head -1)
 
-export PASTFS_REPOSITORY=$BENCH_DIR/pastfs PASTFS_KEY_FILE=$BENCH_DIR/pastfs.key PASTFS_CACHE=$BENCH_DIR/pastfs.cache
-export RESTIC_REPOSITORY=$BENCH_DIR/restic RESTIC_PASSWORD=x RESTIC_CACHE_DIR=$BENCH_DIR/restic.cache
-export RUSTIC_REPOSITORY=$BENCH_DIR/rustic RUSTIC_PASSWORD=x RUSTIC_CACHE_DIR=$BENCH_DIR/rustic.cache RUSTIC_NO_PROGRESS=true
-export BORG_REPO=$BENCH_DIR/borg BORG_PASSPHRASE=x BORG_BASE_DIR=$BENCH_DIR/borg.home
+. "$(dirname "$(realpath "$0")")/programs.sh"
+PROGRAMS=${PROGRAMS:-$(installed pastfs restic rustic borg | xargs) files}
 
-found=
-for program in "$PASTFS" restic rustic borg; do
-  command -v "$program" >/dev/null && found+=" $( [ "$program" = "$PASTFS" ] && echo pastfs || echo "$program")"
-done
-PROGRAMS=${PROGRAMS:-$found files}
-
-# ---- what each program is called with
+# ---- what is to be mounted, and where it is seen
 
 # fill PROGRAM: a repository with TREE, TREE2 and BIG in it.
 fill() {
   local n=0 path
-  case $1 in
-    pastfs) "$PASTFS" init -q ;;
-    restic) restic init -q ;;
-    rustic) rustic init ;;
-    borg) borg init -e repokey-blake2 ;;
-  esac
+  fresh "$1"
   for path in "$TREE" "$TREE2" "$BIG"; do
     n=$((n + 1))
-    case $1 in
-      pastfs) "$PASTFS" backup -q --tag "t$n" "$path" ;;
-      restic) restic backup -q --tag "t$n" "$path" ;;
-      rustic) rustic backup --tag "t$n" "$path" ;;
-      borg) borg create -C zstd,3 "::t$n" "$path" ;;
-    esac
+    to_back_up "$1" "t$n" "$path"
+    "${call[@]}"
   done
 }
 
@@ -83,7 +66,6 @@ at() {
 DAEMON=
 now() { local t=${EPOCHREALTIME/[.,]/}; echo "$t"; }
 since() { echo "$(($(now) - $1))" | sed -E 's/^/000000/; s/([0-9]{6})$/.\1/; s/^0*([0-9]+\.[0-9]{3}).*/\1/'; }
-cold() { sync; echo 3 >/proc/sys/vm/drop_caches; sleep 1; }
 note() { echo "$1 $2 $3" >>"$RESULTS"; printf '%-8s %-8s %s\n' "$1" "$2" "$3"; }
 
 start() { # PROGRAM TREE
@@ -158,7 +140,6 @@ row() { # ROW PROGRAM RUN
 
 for program in $PROGRAMS; do
   if [ "$program" != files ] && [ ! -e "$BENCH_DIR/$program.filled" ]; then
-    rm -rf "${BENCH_DIR:?}/$program" "$BENCH_DIR/$program".*
     echo "backing up with $program"
     fill "$program" >"$BENCH_DIR/err" 2>&1 || { cat "$BENCH_DIR/err" >&2; exit 1; }
     if [ "$program" = rustic ]; then
@@ -182,16 +163,14 @@ done
 # ---- the table: medians
 
 {
-  echo; uname -sr; for program in $PROGRAMS; do
-    case $program in pastfs) "$PASTFS" --version ;; restic) restic version ;; rustic) rustic --version ;; borg) borg --version ;; esac
-  done
+  echo; heading $PROGRAMS
   echo; printf '| work |'; printf ' %s |' $PROGRAMS; printf '\n|---|'; printf -- '---|%.0s' $PROGRAMS; echo
   for row in $ROWS memory; do
     printf '| %s |' "$row"
     for program in $PROGRAMS; do
-      values=($(awk -v r="$row" -v p="$program" '$1 == r && $2 == p {print $3}' "$RESULTS" | sort -n))
+      values=$(awk -v r="$row" -v p="$program" '$1 == r && $2 == p {print $3}' "$RESULTS")
       # Of memory the most.
-      case $row-${#values[@]} in *-0) value= ;; memory-*) value=${values[-1]} ;; *) value=${values[$((${#values[@]} / 2))]} ;; esac
+      case $row in memory) value=$(sort -n <<<"$values" | tail -1) ;; *) value=$(median <<<"$values") ;; esac
       printf ' %s |' "$value"
     done
     echo

@@ -6,10 +6,18 @@
 //!
 //! `-- upkeep:CHUNKS` measures time and memory of `check`, `prune` and `stats` where two snapshots need so many chunks, and the
 //! second one is forgotten. Trees are real, packs of content are holes of the right length.
+//!
+//! `-- index:SIZE,SIZE...` (chunks), `folder:` (files in one folder), `sparse:` (bytes of a file with 256 MiB of data) and
+//! `snapshots:` measure the same work at each size, and print the exponent of its growth (`scale/growth.rs`).
+//!
+//! Everything is made below `PASTFS_BENCH_DIR`, by default the folder for temporary files. An index of 100 million chunks takes
+//! about 15 GB there.
 
 #[path = "../tests/suite/generated.rs"]
 #[allow(dead_code)] // the tests use more of it
 mod generated;
+#[path = "scale/growth.rs"]
+mod growth;
 
 use generated::Author;
 use pastfs::id::ChunkId;
@@ -102,7 +110,7 @@ impl Place {
         let listed = fs::read_dir(mnt.join("latest")).expect("the snapshot").count();
         let took = began.elapsed();
         assert_eq!(listed, 1);
-        let hwm = memory_of(&mnt);
+        let hwm = memory_of_process(server_of(&mnt));
         self.run([OsStr::new("umount"), mnt.as_os_str()]);
         // The daemon leaves its cache.
         std::thread::sleep(Duration::from_millis(300));
@@ -110,18 +118,21 @@ impl Place {
     }
 }
 
-/// VmHWM of the process that serves `mnt`.
-fn memory_of(mnt: &Path) -> u64 {
-    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+/// The process that serves `mnt`.
+fn server_of(mnt: &Path) -> u32 {
+    let serves = |entry: &fs::DirEntry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let ours = line.split(|b| *b == 0).any(|a| a == mnt.as_os_str().as_encoded_bytes());
-        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let value = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-        if let Some(kib) = value.filter(|_| ours) {
-            return kib.trim().trim_end_matches(" kB").parse().unwrap_or(0);
-        }
-    }
-    0
+        line.split(|b| *b == 0).any(|a| a == mnt.as_os_str().as_encoded_bytes())
+    };
+    let found = fs::read_dir("/proc").expect("/proc").flatten().find(serves);
+    found.and_then(|e| e.file_name().to_str()?.parse().ok()).expect("a mount has a process")
+}
+
+/// Most memory that a process took so far (VmHWM), in KiB; 0 where it has ended.
+fn memory_of_process(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let value = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    value.and_then(|v| v.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
 fn drop_caches() -> bool {
@@ -155,8 +166,9 @@ fn upkeep(chunks: u64) {
     let second = place.snapshot(&ids);
     println!("{chunks} chunks, two snapshots");
     let shown = |what: &str, args: &[&str]| {
-        let (took, kib) = place.measure(args);
-        println!("{what:<44} {:>8.1} s {:>5} MiB", took.as_secs_f64(), kib >> 10);
+        let used = place.measure(args);
+        let (wall, cpu) = (used.wall.as_secs_f64(), used.cpu.as_secs_f64());
+        println!("{what:<44} {wall:>8.1} s {cpu:>8.1} s CPU {:>5} MiB", used.kib >> 10);
     };
     let _ = fs::remove_dir_all(place.0.join("cache"));
     shown("index from nothing (snapshots)", &["snapshots", "-q"]);
@@ -256,26 +268,59 @@ impl Place {
         }
     }
 
-    /// Time and most memory in KiB of a command.
-    fn measure(&self, args: &[&str]) -> (Duration, u64) {
+    /// Runs a command to its end.
+    fn measure(&self, args: &[&str]) -> Used {
         let began = Instant::now();
-        let mut child = self.command(args).stdout(Stdio::null()).spawn().expect("pastfs starts");
-        let status = format!("/proc/{}/status", child.id());
-        let mut most = 0;
-        let ended = loop {
-            let text = fs::read_to_string(&status).unwrap_or_default();
-            let value = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            let kib = value.and_then(|v| v.trim().trim_end_matches(" kB").parse().ok());
-            most = most.max(kib.unwrap_or(0));
-            if let Some(ended) = child.try_wait().expect("it ends") {
-                break ended;
+        let child = self.command(args).stdout(Stdio::null()).spawn().expect("pastfs starts");
+        // ru_maxrss would count what this process held when it forked.
+        let mut kib = 0;
+        loop {
+            kib = kib.max(memory_of_process(child.id()));
+            let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+            // SAFETY: the child is ours and nobody else waits for it; both places outlive the call.
+            let done =
+                unsafe { libc::wait4(child.id() as i32, &mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+            assert!(done >= 0, "waiting for pastfs failed");
+            if done > 0 {
+                assert_eq!(status, 0, "pastfs {args:?} failed");
+                // SAFETY: all zeros are a valid rusage, and wait4 has filled it.
+                let usage = unsafe { usage.assume_init() };
+                let time = |t: libc::timeval| {
+                    Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
+                };
+                return Used { wall: began.elapsed(), cpu: time(usage.ru_utime) + time(usage.ru_stime), kib };
             }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert!(ended.success(), "pastfs {args:?} failed");
-        (began.elapsed(), most)
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Mounts everything, and hands over where, and by which process.
+    fn mounted(&self, work: impl FnOnce(&Path, u32)) {
+        let mnt = self.0.join("mnt");
+        fs::create_dir_all(&mnt).expect("a folder");
+        self.run([OsStr::new("mount"), mnt.as_os_str()]);
+        work(&mnt, server_of(&mnt));
+        self.run([OsStr::new("umount"), mnt.as_os_str()]);
     }
 }
+
+/// What a command took.
+struct Used {
+    wall: Duration,
+    /// User and system.
+    cpu: Duration,
+    /// Most memory.
+    kib: u64,
+}
+
+/// The modes that print growth, by what they are called with.
+type Growth = fn(&[u64]);
+const GROWTH: [(&str, Growth); 4] = [
+    ("index:", growth::index),
+    ("folder:", growth::folder),
+    ("sparse:", growth::sparse),
+    ("snapshots:", growth::snapshots),
+];
 
 fn main() {
     let mut sizes: Vec<(usize, u64)> = std::env::args()
@@ -284,8 +329,16 @@ fn main() {
             Some((s.parse().ok()?, c.parse().ok()?))
         })
         .collect();
-    if sizes.is_empty() && !std::env::args().any(|a| a.starts_with("upkeep:")) {
+    if sizes.is_empty() && !std::env::args().any(|a| a.contains(':')) {
         sizes = SIZES.to_vec();
+    }
+    for arg in std::env::args() {
+        for (name, grow) in GROWTH {
+            if let Some(list) = arg.strip_prefix(name) {
+                let list: Vec<u64> = list.split(',').map(|s| s.parse().expect("a size")).collect();
+                grow(&list);
+            }
+        }
     }
     for chunks in std::env::args().filter_map(|a| a.strip_prefix("upkeep:")?.parse().ok()) {
         upkeep(chunks);

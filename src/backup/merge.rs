@@ -5,6 +5,7 @@
 //! read, and finishes folders. Between the two at most [`STEPS_MAX`] steps and [`WAITING_BYTES_MAX`] bytes wait.
 
 use super::files::{self, Ahead, Loaded, Loader, SMALL_MAX, STEPS_MAX, Trouble, WAITING_BYTES_MAX, What};
+use super::folder::Folder;
 use super::parent::{Old, same_kind, same_size};
 use super::table::{self, Recorded, Seen, Table};
 use super::{Options, Report};
@@ -16,7 +17,7 @@ use crate::gauge::{Did, Gauge, Watch};
 use crate::id::ChunkId;
 use crate::repository::{Reader, Repository, Snapshot, Writer};
 use crate::source::{self, Event, Item, Kind, Walk};
-use crate::tree::{self, FolderWriter, ROOT_NAME};
+use crate::tree::{self, ROOT_NAME};
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::ffi::OsStrExt;
@@ -67,7 +68,7 @@ pub fn files(
     };
     // A parent that cannot be read is no parent: everything is read again.
     match root {
-        Ok(old) => merge.olds[0] = Old::of(old.into_iter().collect()),
+        Ok(old) => merge.olds[0] = Old::of_root(old),
         Err(e) => {
             merge.report.stored_again += u64::from(!merge.writer.lost().is_empty());
             observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())));
@@ -96,15 +97,15 @@ pub fn files(
 
 /// What is to be done, in the order of the walk.
 enum Step {
-    /// With the number of entries of the parent's folder, if it could be read.
-    Enter(Box<Coming>, Option<usize>),
+    Enter(Box<Coming>),
     Leaf(Box<Coming>),
-    Leave,
+    /// With the number of entries of the parent's folder, if it could be read.
+    Leave(Option<usize>),
     Failed(PathBuf, Error),
 }
 
 /// An item whose entry is in the making.
-struct Coming {
+pub struct Coming {
     item: Arc<Item>,
     old: Option<Entry>,
     /// Nothing, when the old entry says it all.
@@ -115,17 +116,6 @@ struct Coming {
     seen: Seen,
     /// It is unchanged, but the repository has lost something of it.
     is_lost: bool,
-}
-
-/// A folder in the making.
-#[derive(Default)]
-struct Folder {
-    coming: Option<Box<Coming>>,
-    entries: Vec<Entry>,
-    /// An entry differs from the parent's.
-    differs: bool,
-    /// How many entries the parent's folder has, if it could be read.
-    old_len: Option<usize>,
 }
 
 struct Merge<'a> {
@@ -153,37 +143,46 @@ impl Merge<'_> {
         let step = match event {
             Event::Failed { path, error } => Step::Failed(path, error),
             Event::Leave => {
-                self.olds.pop();
-                Step::Leave
+                let count = self.olds.pop().and_then(|mut old| match old.count(&*self.reader) {
+                    Ok(count) => count,
+                    Err(e) => self.unread_parent(&old, &e),
+                });
+                Step::Leave(count)
             }
             Event::Enter(item) => {
                 let coming = self.coming(item);
-                let children = match coming.old.as_ref().map(|o| &o.node) {
-                    Some(Node::Folder(id)) => tree::entries(&*self.reader, id),
-                    _ => Ok(Vec::new()),
+                let id = match coming.old.as_ref().map(|o| &o.node) {
+                    Some(Node::Folder(id)) => Some(id),
+                    _ => None,
                 };
-                let count = children.as_ref().map_or(None, |c| Some(c.len()));
-                let children = children.unwrap_or_else(|e| {
-                    let path = coming.item.path();
-                    self.observer.event(Told::Warning(&format!(
-                        "{} is read again: the parent snapshot's folder cannot be read: {}",
-                        path.display(),
-                        e.chain()
-                    )));
-                    Vec::new()
-                });
-                self.olds.push(Old::of(children));
-                Step::Enter(coming, count)
+                self.olds.push(Old::of(&coming.item, id));
+                Step::Enter(coming)
             }
             Event::Leaf(item) => Step::Leaf(self.coming(item)),
         };
         self.queue.push_back(step);
     }
 
+    /// Tells that a folder of the parent could not be read to its end; gives nothing in its place.
+    fn unread_parent<T>(&self, old: &Old, e: &Error) -> Option<T> {
+        let path = old.path();
+        self.observer.event(Told::Warning(&format!(
+            "{} is read again: the parent snapshot's folder cannot be read: {}",
+            path.display(),
+            e.chain()
+        )));
+        None
+    }
+
     /// Finds the old entry, decides what must be read, and begins to read it.
     fn coming(&mut self, item: Item) -> Box<Coming> {
         let name = if item.name.is_empty() { ROOT_NAME } else { &item.name };
-        let old = self.olds.last_mut().and_then(|o| o.find(name)).filter(|o| same_kind(&o.node, item.kind));
+        let old = match self.olds.last_mut().map(|o| o.find(name, &*self.reader)) {
+            Some(Ok(old)) => old,
+            Some(Err(e)) => self.olds.last().and_then(|o| self.unread_parent(o, &e)),
+            None => None,
+        };
+        let old = old.filter(|o| same_kind(&o.node, item.kind));
         let is_unchanged = old.as_ref().is_some_and(|o| self.is_unchanged(o, &item));
         let is_lost = old.as_ref().is_some_and(|o| self.is_lost(o));
         let item = Arc::new(item);
@@ -281,22 +280,24 @@ impl Merge<'_> {
     /// Takes the next step.
     fn complete(&mut self) -> Result<()> {
         match self.queue.pop_front() {
-            Some(Step::Enter(coming, old_len)) => {
+            Some(Step::Enter(coming)) => {
                 self.report.totals.folders += 1;
-                if old_len.is_none() && !self.writer.lost().is_empty() {
-                    self.report.stored_again += 1;
-                }
-                self.folders.push(Folder { coming: Some(coming), old_len, ..Folder::default() });
+                self.folders.push(Folder::of(coming));
             }
             Some(Step::Leaf(coming)) => {
                 let path = coming.item.path();
                 self.observer.event(Told::Started(&path));
                 match self.leaf(*coming, &path)? {
-                    Some((entry, outcome)) => self.add(entry, outcome, &path),
+                    Some((entry, outcome)) => self.add(entry, outcome, &path)?,
                     None => self.mark_differing(),
                 }
             }
-            Some(Step::Leave) => self.leave()?,
+            Some(Step::Leave(old_len)) => {
+                if old_len.is_none() && !self.writer.lost().is_empty() {
+                    self.report.stored_again += 1;
+                }
+                self.leave(old_len)?
+            }
             Some(Step::Failed(path, e)) => {
                 self.report.unread(&path, &e.chain(), false, self.observer);
                 self.mark_differing();
@@ -320,7 +321,7 @@ impl Merge<'_> {
         }
     }
 
-    fn add(&mut self, entry: Entry, outcome: Outcome, path: &Path) {
+    fn add(&mut self, entry: Entry, outcome: Outcome, path: &Path) -> Result<()> {
         let file = matches!(entry.node, Node::File(_));
         let t = &mut self.report.totals;
         match &entry.node {
@@ -340,8 +341,18 @@ impl Merge<'_> {
             *counter += 1;
         }
         self.observer.event(Told::Finished { path, outcome, file });
-        if let Some(folder) = self.folders.last_mut() {
-            folder.entries.push(entry);
+        let Some(folder) = self.folders.last_mut() else { return Ok(()) };
+        folder.add(entry, self.writer)?;
+        self.tell_refused(path.parent().unwrap_or(path));
+        Ok(())
+    }
+
+    /// Tells of entries of the innermost folder that no page can hold.
+    fn tell_refused(&mut self, folder: &Path) {
+        let refused = self.folders.last_mut().map(|f| std::mem::take(&mut f.refused));
+        for (name, e) in refused.into_iter().flatten() {
+            let path = folder.join(std::ffi::OsStr::from_bytes(&name));
+            self.report.unread(&path, &e.chain(), false, self.observer);
         }
     }
 
@@ -493,17 +504,20 @@ impl Merge<'_> {
     }
 
     /// Finishes the innermost folder.
-    fn leave(&mut self) -> Result<()> {
-        let Some(Folder { coming: Some(coming), entries, differs, old_len }) = self.folders.pop() else {
+    fn leave(&mut self, old_len: Option<usize>) -> Result<()> {
+        let Some((folder, coming)) = self.folders.last_mut().and_then(|f| f.coming.take().map(|c| (f, c)))
+        else {
             return Err(Error::bug("a folder was left that was not entered"));
         };
         let Coming { item, old, loaded, .. } = *coming;
         let path = item.path();
-        let id = match &old {
-            // Equal entries are an equal tree: nothing to encode, hash or look up.
-            Some(Entry { node: Node::Folder(id), .. }) if !differs && old_len == Some(entries.len()) => *id,
-            _ => self.folder(&entries, &path)?,
+        let old_id = match &old {
+            Some(Entry { node: Node::Folder(id), .. }) => Some(*id),
+            _ => None,
         };
+        let id = folder.finish(old_id, old_len, self.writer)?;
+        self.tell_refused(&path);
+        self.folders.pop();
         let name = if item.name.is_empty() { ROOT_NAME.to_vec() } else { item.name.clone() };
         let reused = match (&old, &loaded) {
             (Some(old), None) => Some(self.reuse(old.clone(), &item)),
@@ -536,34 +550,18 @@ impl Merge<'_> {
             }
             (None, None) => return Err(Error::bug("a folder was neither read nor known")),
         };
-        self.add(entry, outcome, &path);
-        Ok(())
-    }
-
-    fn folder(&mut self, entries: &[Entry], path: &Path) -> Result<ChunkId> {
-        let mut folder = FolderWriter::new();
-        for entry in entries {
-            match folder.push(entry, self.writer) {
-                Err(e) if e.fault() == Fault::Misuse => {
-                    let mut path = path.to_owned();
-                    path.push(std::ffi::OsStr::from_bytes(&entry.name));
-                    self.report.unread(&path, &e.chain(), false, self.observer);
-                }
-                result => result?,
-            }
-        }
-        folder.finish(self.writer)
+        self.add(entry, outcome, &path)
     }
 
     /// The page that holds `/` alone.
     fn root(mut self) -> Result<ChunkId> {
         match self.folders.pop() {
-            Some(top) if self.folders.is_empty() && top.entries.len() == 1 => {
-                let mut root = FolderWriter::new();
-                for entry in &top.entries {
-                    root.push(entry, self.writer)?;
+            Some(mut top) if self.folders.is_empty() && top.len() == 1 => {
+                let root = top.finish(None, None, self.writer)?;
+                match top.refused.pop() {
+                    Some((_, e)) => Err(e),
+                    None => Ok(root),
                 }
-                root.finish(self.writer)
             }
             _ => Err(Error::bug("a walk did not end at the root")),
         }

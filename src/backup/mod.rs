@@ -2,6 +2,7 @@
 //! cut, and written; folders are finished bottom-up; then the commit.
 
 mod files;
+mod folder;
 mod merge;
 mod output;
 mod parent;

@@ -24,6 +24,10 @@ use std::io::{ErrorKind, Read};
 // from both, and makes the mount fastest: a random read decodes a whole frame, and a chunk lies in one frame. Bytes
 // that are read at random lie in chunks of 98 KiB on average with the second line (large ones hold more of them), of
 // 49 with the first. That costs 0.5 % in the store, as smaller frames compress less.
+//
+// On real data (benches/README.md) the average hardly changes what is stored at first, but what a later state adds; MB at
+// 16, 32 and 64 KiB: the next kernel's source 10.9, 13.3, 14.9; a database after 300 random rows 11.7, 20.4, 31.9; mails and logs 0.6,
+// 0.8, 1.2. Half of 32 KiB would double the index for that.
 
 /// Smallest chunk that is cut by content, in bytes; only the end of a stream is smaller.
 pub const DEFAULT_MIN: u32 = 8 << 10;

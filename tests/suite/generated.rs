@@ -149,6 +149,12 @@ impl Author {
     }
 
     #[allow(dead_code)] // for the benchmarks
+    /// The same; `each` hears of every pack.
+    pub fn chunks_heard(&self, chunks: u64, segments: u64, mut each: impl FnMut(&[ChunkId])) {
+        self.packs(chunks, segments, |entry| each(&entry.ids));
+    }
+
+    #[allow(dead_code)] // for the benchmarks
     /// The same, with files as long as the packs, which take no space; `each` hears of every pack.
     pub fn sparse_packs(&self, chunks: u64, segments: u64, mut each: impl FnMut(&[ChunkId])) {
         self.packs(chunks, segments, |entry| {
