@@ -383,6 +383,19 @@ impl Note {
     }
 }
 
+/// A process, named so that others on its machine can tell whether it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Drawn by the kernel when it was started (random(4), `boot_id`).
+    pub boot: [u8; 16],
+    /// The namespace that its number is of (pid_namespaces(7)).
+    pub namespace: u64,
+    /// Its number there.
+    pub number: u64,
+    /// When it was started, as proc_pid_stat(5) has it: numbers are given anew.
+    pub started: u64,
+}
+
 /// The body of a lease: somebody is about to write a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -404,6 +417,8 @@ pub struct Lease {
     pub purpose: Vec<u8>,
     /// The session is over: it does not count any more.
     pub done: bool,
+    /// Of a mark: who is at work.
+    pub process: Option<Process>,
     /// Fields of a newer version.
     pub unknown: Unknown,
 }
@@ -427,6 +442,10 @@ impl Lease {
         m.field(7).bytes(&self.host);
         m.field(8).bytes(&self.purpose);
         m.field(9).boolean(self.done);
+        if let Some(p) = &self.process {
+            let w = m.field(10).array(4);
+            w.bytes(&p.boot).unsigned(p.namespace).unsigned(p.number).unsigned(p.started);
+        }
         m.unknown(&self.unknown);
         m.finish()
     }
@@ -434,7 +453,7 @@ impl Lease {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut session, mut number, mut began, mut written) = (None, None, None, None);
         let (mut sweeps, mut forgets) = (None, None);
-        let (mut host, mut purpose, mut done) = (None, None, None);
+        let (mut host, mut purpose, mut done, mut process) = (None, None, None, None);
         let unknown = map_of(bytes, |key, r| {
             match key {
                 1 => session = Some(SessionId(r.array_of()?)),
@@ -458,6 +477,15 @@ impl Lease {
                 7 => host = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 8 => purpose = Some(r.bytes(TEXT_MAX)?.to_vec()),
                 9 => done = Some(r.boolean()?),
+                10 => {
+                    r.exactly(4)?;
+                    process = Some(Process {
+                        boot: r.array_of()?,
+                        namespace: r.unsigned()?,
+                        number: r.unsigned()?,
+                        started: r.unsigned()?,
+                    });
+                }
                 _ => return Ok(false),
             }
             Ok(true)
@@ -472,6 +500,7 @@ impl Lease {
             host: required(host, "the host")?,
             purpose: required(purpose, "the purpose")?,
             done: required(done, "whether it is done")?,
+            process,
             unknown,
         })
     }

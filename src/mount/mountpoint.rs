@@ -1,5 +1,6 @@
 //! The folder under the mount: whether it will do, what is mounted there, and how to get it off again.
 
+use crate::clock;
 use crate::fault::{Doing, Error, Fault, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -10,6 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The subtype where the kernel is told of one.
 pub(super) const NAME: &str = "pastfs";
@@ -273,6 +275,12 @@ pub(super) fn detach_if_there(mount: &Mounted) -> io::Result<()> {
     }
 }
 
+/// How long a mount may be busy before that is told: what used it a moment ago may still be closing its files, the kernel's own
+/// work too.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two attempts.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
 /// Unmounts a repository.
 ///
 /// # Errors
@@ -285,10 +293,18 @@ pub fn umount(dir: &Path) -> Result<()> {
         return Err(Error::misuse(format!("no repository is mounted at {shown}"))
             .hint("findmnt -t fuse,fuse.pastfs lists what is"));
     }
-    let result = match rustix::mount::unmount(&path, UnmountFlags::NOFOLLOW) {
+    let once = || match rustix::mount::unmount(&path, UnmountFlags::NOFOLLOW) {
         Err(rustix::io::Errno::PERM) => fusermount("-u", &path),
         other => other.map_err(io::Error::from),
     };
+    let since = Instant::now();
+    let mut result = once();
+    while matches!(&result, Err(e) if e.kind() == io::ErrorKind::ResourceBusy)
+        && since.elapsed() < BUSY_PATIENCE
+    {
+        clock::sleep(BUSY_PAUSE);
+        result = once();
+    }
     match result {
         Ok(()) => Ok(()),
         // Only now is it asked whether it is dead: a daemon that hangs would hang us.

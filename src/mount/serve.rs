@@ -90,7 +90,7 @@ pub(super) fn serve(
     let walk = move |folder| drop(walk.try_send(folder));
     let fuse = Fuse::new(view.clone(), options.allow_other, limit, crowd, push, walk);
     let session = attach(fuse, &path, options, &backing.source).map_err(|e| refused(&path, e))?;
-    let mounted = Unmount(mountpoint::mounted_at(&path)?);
+    let mut mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
         && rustix::process::geteuid().is_root()
         && let Err(e) = mountpoint::set_read_ahead(m, READ_AHEAD_KIB)
@@ -133,6 +133,11 @@ pub(super) fn serve(
     ];
     ready();
     let result = session.run();
+    if result.is_ok() {
+        // The kernel has ended it: it was taken off. What is mounted there by now is another one, and may have the number of this
+        // one's device, which are given anew.
+        mounted.0 = None;
+    }
     drop(mounted);
     // The threads end when nobody is left to send them anything.
     drop((stop, crowded));

@@ -119,6 +119,7 @@ fn put(s: &Shared, number: u64, done: bool) -> Result<()> {
         host: s.host.clone(),
         purpose: s.purpose.into(),
         done,
+        process: None,
         unknown: Default::default(),
     };
     let object = s.repository.keys.seal_object(Kind::Lease, lease.encode())?;

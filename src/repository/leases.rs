@@ -3,12 +3,13 @@
 use super::Repository;
 use super::keyring::Author;
 use super::lease::lease_name;
+use super::process;
 use super::survey::lease_of;
 use super::sweep::{DELETES_FOR_SECONDS, PURPOSES};
 use crate::clock::Time;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
-use crate::format::snapshot::Lease;
+use crate::format::snapshot::{Lease, Process};
 use crate::id::{NoteId, SessionId};
 use std::collections::{BTreeMap, HashSet};
 
@@ -44,6 +45,8 @@ pub struct Session {
     pub(super) sweeps: HashSet<SessionId>,
     /// The forget notes that it has seen.
     pub(super) forgets: HashSet<NoteId>,
+    /// Of a mark: who is at work.
+    process: Option<Process>,
     /// Its objects.
     names: Vec<String>,
 }
@@ -57,6 +60,13 @@ impl Session {
     /// The same, of one that is not too old to delete anything.
     pub fn is_sweep(&self, now: i64) -> bool {
         self.is_mark() && now - self.since < DELETES_FOR_SECONDS
+    }
+
+    /// Whether it is the mark of a process that is known to be over: nothing is done by it any more. Known to who runs on the
+    /// same machine, and proof only of what lies on its disks: what a process has asked of another machine may come to
+    /// be after its end.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_mark() && self.process.as_ref().is_some_and(process::is_over)
     }
 
     /// Whether its holder is alive, as far as the store's clock tells.
@@ -157,6 +167,7 @@ impl Repository {
             error: None,
             sweeps: lease.sweeps.into_iter().collect(),
             forgets: lease.forgets.into_iter().collect(),
+            process: lease.process,
             names: names(&id, listed),
         }))
     }
@@ -215,6 +226,7 @@ fn unread(id: SessionId, listed: &Listed, error: Error) -> Session {
         error: Some(error),
         sweeps: HashSet::new(),
         forgets: HashSet::new(),
+        process: None,
         names: names(&id, listed),
     }
 }

@@ -14,6 +14,7 @@ mod merge;
 mod mover;
 mod needs;
 mod notes;
+mod process;
 mod putback;
 mod reader;
 mod remembered;

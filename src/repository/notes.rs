@@ -1,8 +1,8 @@
 //! Notes: what is said of snapshots after they were written. Notes are added, manifests never rewritten, so that no list
 //! can miss a snapshot between its old manifest and a new one, and whatever was said can be taken back.
 
-use super::Repository;
 use super::listing::{Listing, Snapshot, manifest_name, note_name};
+use super::{Repository, Session};
 use crate::clock::{self, Time};
 use crate::event::Event;
 use crate::fault::{Doing, Error, Fault, Result};
@@ -150,7 +150,9 @@ impl Repository {
             // By the store's clock; those that began later have listed the note.
             let now = written.saturating_add(clock::running() - started);
             let sweeps = self.sessions()?;
-            let Some(sweep) = sweeps.iter().find(|s| s.is_sweep(now) && s.since <= written) else { break };
+            // One that sleeps is silent as well, and deletes when it wakes: silence proves nothing, the end of a process does.
+            let is_at_work = |s: &Session| s.is_sweep(now) && (self.lists_may_be_stale() || !s.is_over());
+            let Some(sweep) = sweeps.iter().find(|s| is_at_work(s) && s.since <= written) else { break };
             let host = String::from_utf8_lossy(&sweep.host).into_owned();
             if clock::running() - started >= WAIT_SECONDS {
                 let text = format!(

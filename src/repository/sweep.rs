@@ -4,6 +4,7 @@
 use super::healing::parity_name;
 use super::lease::lease_name;
 use super::listing::{manifest_name, note_name};
+use super::process;
 use super::reader::pack_name;
 use super::{Repository, Right};
 use crate::clock::{self, Time};
@@ -22,7 +23,8 @@ const RETIREMENTS_MAX: usize = 10_000;
 /// What a mark says that it is for: only these are marks, since the lease of a writer that is over looks the same otherwise.
 pub(super) const PURPOSES: [&str; 4] = ["prune", "repair index", "repair packs", "repair objects"];
 
-/// A run. Its mark goes when it is dropped; one that was killed leaves its mark, which counts for a day.
+/// A run. Its mark goes when it is dropped; one that was killed leaves its mark, which counts for a day, or until somebody on the
+/// same machine sees that the process is gone.
 pub struct Sweep {
     repository: Arc<Repository>,
     id: SessionId,
@@ -96,6 +98,7 @@ impl Sweep {
             purpose: self.purpose.into(),
             // Nobody has to wait for it.
             done: true,
+            process: process::this(),
             unknown: Default::default(),
         };
         let object = self.repository.keys.seal_object(Kind::Lease, lease.encode())?;

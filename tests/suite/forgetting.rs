@@ -4,6 +4,7 @@ use super::scene::{Scene, soon};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A snapshot for each of these times, of one host; what is saved differs each time.
 fn history(name: &str, times: &[&str]) -> Scene {
@@ -209,4 +210,37 @@ fn what_makes_no_sense_is_refused_and_nothing_is_written() {
     scene.run(["tag", "--add", "a", "2023-01-01"]).code(1).says("no snapshot is as old");
     assert_eq!(store(&scene), before);
     assert_eq!(ids(&scene), all);
+}
+
+#[test]
+fn who_brings_a_snapshot_back_waits_for_a_prune_at_work_and_not_for_one_that_was_killed() {
+    let scene = history("forget-killed", &WEEK[..2]);
+    let first = ids(&scene)[0].clone();
+    scene.run(["forget", "-q", &first]).ok();
+    let marks = || fs::read_dir(scene.repository().join("leases")).unwrap().count();
+    // Stopped while its mark is there: most take a few attempts.
+    let caught = (0..100).find_map(|_| {
+        let mut prune = scene.start(scene.command(["prune", "-q"]));
+        while marks() == 0 && !prune.is_over() {}
+        if !prune.is_over() {
+            prune.signal(libc::SIGSTOP);
+            std::thread::sleep(Duration::from_millis(20));
+            if marks() > 0 {
+                return Some(prune);
+            }
+            prune.signal(libc::SIGCONT);
+        }
+        prune.wait().ok();
+        None
+    });
+    let prune = caught.expect("no prune was caught at work");
+    let mut undo = scene.start(scene.command(["forget", "-q", "--undo", &first]));
+    soon("the note is written", || ids(&scene).contains(&first));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!undo.is_over(), "it has not waited for a prune that may have decided before");
+    prune.signal(libc::SIGKILL);
+    assert_eq!(prune.wait().signal, Some(libc::SIGKILL));
+    undo.wait().ok();
+    assert!(marks() > 0, "the mark of the dead is still there");
+    scene.restore(&first);
 }

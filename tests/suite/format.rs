@@ -10,7 +10,9 @@ use pastfs::format::object::{Envelope, Kind, Signed};
 use pastfs::format::pack::{Header, PackEntry, Table};
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
 use pastfs::format::slot::{Certificate, Label, Secrets, Slot, Wrap};
-use pastfs::format::snapshot::{Action, LEASE_NAMES_MAX, Lease, Manifest, Note, Private, Totals, Unread};
+use pastfs::format::snapshot::{
+    Action, LEASE_NAMES_MAX, Lease, Manifest, Note, Private, Process, Totals, Unread,
+};
 use pastfs::format::tree::{Entry, ExtentPage, Node, Page, PageRef};
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId, hex};
 use std::fmt::Write as _;
@@ -232,7 +234,13 @@ fn every_value_comes_back_from_its_encoding() {
                 host: d.bytes(30),
                 purpose: d.bytes(30),
                 done: d.chance(),
-                unknown: d.unknown(9),
+                process: d.maybe(|d| Process {
+                    boot: d.array(),
+                    namespace: d.number(),
+                    number: d.number(),
+                    started: d.number(),
+                }),
+                unknown: d.unknown(10),
             }
         );
     }
@@ -527,6 +535,7 @@ fn a_lease_with_too_many_names_is_refused_and_never_cut() {
         host: Vec::new(),
         purpose: Vec::new(),
         done: false,
+        process: None,
         unknown: Unknown::default(),
     };
     let bytes = there_and_back!(Lease, lease.clone());

@@ -2,7 +2,8 @@
 //! with the keys of a real slot, so that every one of them is as authentic as what the program writes.
 
 use pastfs::clock::{self, Time};
-use pastfs::format::object::{Envelope, Kind, Signed, body};
+use pastfs::format::config::Config;
+use pastfs::format::object::{Envelope, Kind, Signed, body, head};
 use pastfs::format::pack::{Frame, Header, PackEntry, Recipient, SEALED_KEY_LEN, Space};
 use pastfs::format::segment::{Segment, Signature, Vouched};
 use pastfs::format::slot::{Secrets, Slot};
@@ -29,6 +30,7 @@ pub struct Author {
     epoch: u32,
     index_key: IndexKey,
     reading: [u8; 32],
+    authority: Signer,
     signer: Signer,
     certificate: Vec<u8>,
 }
@@ -41,12 +43,14 @@ impl Author {
         let key = key_file_wrapping_key(&fs::read(key_file).unwrap(), &slot.salt).unwrap();
         let aad = [b"pastfs v1 slot secrets", &slot.associated()[..]].concat();
         let secrets = Secrets::decode(&key.open(&aad, &slot.secrets).unwrap()).unwrap();
+        let root = Root::from_slice(&secrets.root.unwrap()).unwrap();
         Self {
             dir: repository.to_path_buf(),
             repository: slot.repository,
             epoch: slot.epoch,
             index_key: IndexKey::from_slice(&secrets.index_key).unwrap(),
-            reading: Root::from_slice(&secrets.root.unwrap()).unwrap().reading().public(),
+            reading: root.reading().public(),
+            authority: root.authority(),
             signer: SigningSeed::from_slice(&secrets.signing_seed).unwrap().signer(),
             certificate: secrets.certificate.clone(),
         }
@@ -99,6 +103,27 @@ impl Author {
             ids.push(id);
         }
         ids
+    }
+
+    #[allow(dead_code)] // for the tests
+    /// Adds a manifest as it is.
+    pub fn manifest(&self, manifest: &Manifest) {
+        let object = self.seal(Kind::Manifest, manifest.encode());
+        self.store("snapshots", SnapshotId::of_object(&object).hex(), &object);
+    }
+
+    #[allow(dead_code)] // for the tests
+    /// Adds a config that is changed.
+    pub fn config(&self, number: u64, change: impl FnOnce(&mut Config)) {
+        let before = fs::read(self.dir.join(format!("config/{}", number - 1))).unwrap();
+        let signed = Signed::decode(body(Kind::Config, &before).unwrap()).unwrap();
+        let mut config = Config::decode(&signed.body).unwrap();
+        config.number = number;
+        change(&mut config);
+        let body = config.encode();
+        let signature = self.authority.sign(Kind::Config.context(), &self.repository, &body);
+        let signed = Signed { body, certificate: Vec::new(), signature };
+        self.store("config", number.to_string(), &[&head(Kind::Config)[..], &signed.encode()].concat());
     }
 
     /// Adds a note on snapshots.

@@ -40,6 +40,7 @@ mod restoring;
 mod roles;
 mod rotation;
 mod samba;
+mod same_tick;
 mod scene;
 mod selection;
 mod soak;

@@ -139,6 +139,29 @@ fn sigterm_unmounts_also_with_a_file_open_and_the_foreground_ends_with_it() {
 }
 
 #[test]
+fn a_daemon_that_is_slow_to_end_takes_no_later_mount_off() {
+    if !is_root("taking a mount off whose program does not answer") {
+        return;
+    }
+    let scene = Scene::new("slow-end");
+    fs::write(scene.source().join("f"), b"f").unwrap();
+    scene.backup(&[]);
+    let first = scene.mount(&[]);
+    let pid = first.pid();
+    kill(pid, libc::SIGSTOP);
+    rustix::mount::unmount(&first.dir, rustix::mount::UnmountFlags::empty()).unwrap();
+    std::mem::forget(first);
+    // The kernel gives it the number of the device that has just become free.
+    let second = scene.mount(&[]);
+    kill(pid, libc::SIGCONT);
+    let stat = || fs::read_to_string(format!("/proc/{pid}/stat"));
+    soon("the first daemon has ended", || stat().map_or(true, |s| s.contains(") Z ")));
+    assert!(is_mounted(&second.dir), "the daemon of the first mount has taken off the second one");
+    assert_eq!(second.dated().len(), 1);
+    second.unmount();
+}
+
+#[test]
 fn an_ordinary_user_can_back_up_mount_and_restore() {
     if !is_root("becoming an ordinary user") {
         return;

@@ -44,6 +44,7 @@ impl Place {
             moved: Condvar::new(),
             hides: Mutex::default(),
             pretends: Mutex::default(),
+            older: Mutex::default(),
         })
     }
 }
@@ -68,6 +69,7 @@ pub struct Seat {
     moved: Condvar,
     hides: Mutex<Option<Judge>>,
     pretends: Mutex<Option<Judge>>,
+    older: Mutex<Option<(Judge, i64)>>,
 }
 
 impl Seat {
@@ -105,6 +107,15 @@ impl Seat {
     /// Objects of such names that were there once can still be read.
     pub fn pretend(&self, judge: impl Fn(&str) -> bool + Send + Sync + 'static) {
         *self.pretends.lock() = Some(Box::new(judge));
+    }
+
+    /// Lists at this seat show objects of such names as so many seconds older.
+    pub fn age(&self, judge: impl Fn(&str) -> bool + Send + Sync + 'static, seconds: i64) {
+        *self.older.lock() = Some((Box::new(judge), seconds));
+    }
+    /// The machine that sits here dies where it has stopped: this call fails, and all others from now on.
+    pub fn die(&self) {
+        self.halt(Halt::Dead);
     }
 
     fn before(&self, op: &str, name: &str) -> Result<()> {
@@ -175,7 +186,11 @@ impl Store for Seat {
         if !prefix.is_empty() {
             check_prefix(prefix)?;
         }
-        let hides = self.hides.lock();
+        let (hides, older) = (self.hides.lock(), self.older.lock());
+        let time_of = |name: &str, time: Time| match &*older {
+            Some((judge, seconds)) if judge(name) => Time { seconds: time.seconds - seconds, ..time },
+            _ => time,
+        };
         let shows = |name: &str| name.starts_with(prefix) && !hides.as_ref().is_some_and(|judge| judge(name));
         let objects = self.place.objects.lock();
         let listed = objects.iter().filter(|(name, _)| shows(name));
@@ -183,7 +198,7 @@ impl Store for Seat {
             .map(|(name, (bytes, modified))| Listed {
                 name: name.clone(),
                 size: bytes.len() as u64,
-                modified: *modified,
+                modified: time_of(name, *modified),
             })
             .collect())
     }

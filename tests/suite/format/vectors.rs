@@ -10,7 +10,7 @@ use pastfs::format::pack::{Frame, Header, PackEntry, Recipient, Space, Table, de
 use pastfs::format::parity::Description;
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
 use pastfs::format::slot::{Certificate, Label, Secrets, Slot, Wrap};
-use pastfs::format::snapshot::{Action, Lease, Manifest, Note, Private, Totals, Unread};
+use pastfs::format::snapshot::{Action, Lease, Manifest, Note, Private, Process, Totals, Unread};
 use pastfs::format::tree::{At, Content, Entry, Extent, ExtentPage, Node, Page, PageRef, Stat, Xattr};
 use pastfs::id::{ChunkId, NoteId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId};
 use pastfs::parity::{Maker, heal};
@@ -422,6 +422,7 @@ pub fn vectors() -> Vec<Vector> {
         host: b"laptop".to_vec(),
         purpose: b"backup".to_vec(),
         done: false,
+        process: None,
         unknown: Unknown::default(),
     };
     add("lease", "first", there_and_back!(Lease, lease.clone()));
@@ -431,8 +432,20 @@ pub fn vectors() -> Vec<Vector> {
         sweeps: vec![SessionId(counting(0x40))],
         forgets: vec![NoteId(counting(0x50))],
         done: true,
-        ..lease
+        ..lease.clone()
     };
     add("lease", "done", there_and_back!(Lease, done));
+    let mark = Lease {
+        purpose: b"prune".to_vec(),
+        done: true,
+        process: Some(Process {
+            boot: counting(0x60),
+            namespace: 4_026_531_836,
+            number: 4711,
+            started: 123_456,
+        }),
+        ..lease
+    };
+    add("lease", "mark", there_and_back!(Lease, mark));
     out
 }

@@ -159,6 +159,8 @@ scenario!(staler, "lists may be old by the grace time", past_dead,
     plans: [backup(0b10, 0), NOBODY, NOBODY], runs: [2, 0], ticks: START + 4, grace: 2, stale: 2, crash: false);
 scenario!(undo, "a forgotten snapshot is taken back", past_retired,
     runs: [1, 1], wish: Wish::Undo, ticks: START + 3, grace: 2);
+scenario!(undo_beside_the_dead, "a forgotten snapshot is taken back beside a prune that died and runs again", past_retired,
+    runs: [2, 0], wish: Wish::Undo, ticks: START + 3, grace: 2);
 scenario!(strays, "packs in no segment, and prunes that sleep", past_retired,
     runs: [1, 2], ticks: START + 4, grace: 2, stray_grace: 2, run_max: 2, strays: true);
 scenario!(strays_now, "packs in no segment, and prunes that do not wait", past_retired,
