@@ -271,6 +271,7 @@ impl Place {
     /// Runs a command to its end.
     fn measure(&self, args: &[&str]) -> Used {
         let began = Instant::now();
+        #[expect(clippy::zombie_processes, reason = "wait4 tells what it took")]
         let child = self.command(args).stdout(Stdio::null()).spawn().expect("pastfs starts");
         // ru_maxrss would count what this process held when it forked.
         let mut kib = 0;

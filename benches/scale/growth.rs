@@ -249,7 +249,7 @@ pub fn sparse(sizes: &[u64]) {
         file.set_len(len).expect("a long file");
         let stretches = SPARSE_BYTES / STRETCH as u64;
         let mut buffer = vec![0; STRETCH];
-        let at = |n: u64| n * (len / stretches) & !4095;
+        let at = |n: u64| (n * (len / stretches)) & !4095;
         for n in 0..stretches {
             clock::random(&mut buffer);
             file.write_all_at(&buffer, at(n)).expect("room");
