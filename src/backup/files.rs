@@ -84,7 +84,6 @@ impl Small {
             content.chunk(u64::from(len), id);
             rest = after;
         }
-        writer.frames(Frames::Small);
         content.finish(writer)
     }
 }
@@ -193,6 +192,11 @@ impl Loader {
         if read.is_ok_and(|n| n == wanted) && unchanged(&item.stat, &now) {
             bytes.truncate(wanted);
             loaded.stat = now;
+        } else if now.size > SMALL_MAX {
+            // It has grown since it was met: it is a big one.
+            loaded.stat = now;
+            loaded.file = Some(file);
+            return Ok(());
         } else {
             bytes.clear();
             loaded.stat = now;
@@ -460,4 +464,40 @@ pub fn store_xattrs(
         xattrs.push(Xattr { name, value });
     }
     Ok(xattrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::Params;
+    use crate::seal::IdSecret;
+    use crate::source::{self, Event, Walk};
+
+    #[test]
+    fn a_file_that_changed_since_it_was_met_is_read_as_it_is_now_however_long_it_became() {
+        let name = format!("pastfs-{}", crate::id::hex(&clock::random_array::<8>()));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, "as it was met").unwrap();
+        let options = source::Options { paths: vec![path.clone()], ..source::Options::default() };
+        let met = Walk::new(options).unwrap().find_map(|event| match event {
+            Event::Leaf(item) => Some(item),
+            _ => None,
+        });
+        let met = met.unwrap();
+        let chunker = Chunker::new(Params::default(), 1).unwrap();
+        let loader = Loader { chunker, ids: IdSecret::random().unwrap().id_keys() };
+
+        let loaded = loader.load(&met, What::All).unwrap();
+        assert_eq!(loaded.small.unwrap().bytes, b"as it was met");
+        let longer = vec![7; SMALL_MAX as usize];
+        std::fs::write(&path, &longer).unwrap();
+        let loaded = loader.load(&met, What::All).unwrap();
+        assert_eq!((loaded.stat.size, loaded.changed), (SMALL_MAX, false));
+        assert!(loaded.small.unwrap().bytes == longer);
+        std::fs::write(&path, vec![8; 2 * SMALL_MAX as usize]).unwrap();
+        let loaded = loader.load(&met, What::All).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((loaded.stat.size, loaded.changed), (2 * SMALL_MAX, false));
+        assert!(loaded.small.is_none() && loaded.file.is_some());
+    }
 }

@@ -2,7 +2,7 @@
 //! before is put back; the rest goes where that is wanted, and what it means is said.
 
 use super::SnapshotsOptions;
-use super::snapshots::{carry_over, written_before};
+use super::snapshots::{carry_over, write, written_before};
 use crate::event::{Event, Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::snapshot::Private;
@@ -152,39 +152,21 @@ fn put_back(
     if !is_visible {
         return Ok(written_before(&repository.snapshots()?, &s, &s.manifest.root).is_some());
     }
-    let mut distrust: HashSet<PackId> = HashSet::new();
-    let mut last = None;
-    for _ in 0..ATTEMPTS {
-        let writer = Writer::begin(
-            repository,
-            WriterOptions {
-                compression: Compression::default(),
-                host: options.host.clone(),
-                purpose: "repair snapshots",
-                dry_run: false,
-                distrust: distrust.clone(),
-                stop: stop.clone(),
-            },
-        )?;
+    let written = write(repository, options, observer, stop, |writer| {
         let is_listed = writer.live().iter().any(|l| l.id == *id);
         let before = written_before(writer.live(), &s, &s.manifest.root);
         if !is_listed || before.is_some() {
             writer.abandon()?;
-            return match before {
-                Some(new) => carry_over(repository, &s, &new, true).map(|()| true),
-                None => Ok(false),
-            };
+            return Ok(ControlFlow::Break(before));
         }
-        match writer.commit(draft(repository, &s))? {
-            Commit::Done(new, _) => return carry_over(repository, &s, &new, true).map(|()| true),
-            Commit::Again(gone, e) => {
-                observer.event(Event::Warning(&format!("starting over: {}", e.chain())));
-                distrust.extend(gone);
-                last = Some(e);
-            }
+        Ok(ControlFlow::Continue((writer, draft(repository, &s))))
+    })?;
+    match written {
+        ControlFlow::Continue(new) | ControlFlow::Break(Some(new)) => {
+            carry_over(repository, &s, &new, true).map(|()| true)
         }
+        ControlFlow::Break(None) => Ok(false),
     }
-    Err(last.unwrap_or_else(|| Error::bug("a repair ended without an end")))
 }
 
 fn draft(repository: &Repository, s: &Snapshot) -> Draft {

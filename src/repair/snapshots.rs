@@ -12,6 +12,7 @@ use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::repository::{Commit, Draft, Repository, Snapshot, Survey, Writer, WriterOptions};
 use crate::seal::Compression;
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -184,20 +185,7 @@ fn anew(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<(SnapshotId, bool)> {
-    let mut distrust: HashSet<PackId> = HashSet::new();
-    let mut last = None;
-    for _ in 0..ATTEMPTS {
-        let mut writer = Writer::begin(
-            repository,
-            WriterOptions {
-                compression: Compression::default(),
-                host: options.host.clone(),
-                purpose: "repair snapshots",
-                dry_run: false,
-                distrust: distrust.clone(),
-                stop: stop.clone(),
-            },
-        )?;
+    let written = write(repository, options, observer, stop, |mut writer| {
         if !writer.live().iter().any(|l| l.id == s.id) {
             writer.abandon()?;
             return Err(Error::new(Fault::Missing, "somebody has forgotten it meanwhile"));
@@ -213,11 +201,42 @@ fn anew(
         let (root, remains) = left.ok_or_else(|| Error::bug("a snapshot has changed"))?;
         if let Some(before) = written_before(writer.live(), s, &root) {
             writer.abandon()?;
-            return Ok((before, true));
+            return Ok(ControlFlow::Break(before));
         }
-        let draft = draft(repository, s, root, &remains)?;
+        Ok(ControlFlow::Continue((writer, draft(repository, s, root, &remains)?)))
+    })?;
+    Ok(match written {
+        ControlFlow::Break(before) => (before, true),
+        ControlFlow::Continue(new) => (new, false),
+    })
+}
+
+/// Writes a snapshot, from the beginning again where prune took the work for dead or packs that it relied on are gone.
+/// `draft` goes on with what is to be committed, or breaks off with an answer, having abandoned its writer.
+pub(super) fn write<T>(
+    repository: &Arc<Repository>,
+    options: &SnapshotsOptions,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+    mut draft: impl FnMut(Writer) -> Result<ControlFlow<T, (Writer, Draft)>>,
+) -> Result<ControlFlow<T, SnapshotId>> {
+    let mut distrust: HashSet<PackId> = HashSet::new();
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let options = WriterOptions {
+            compression: Compression::default(),
+            host: options.host.clone(),
+            purpose: "repair snapshots",
+            dry_run: false,
+            distrust: distrust.clone(),
+            stop: stop.clone(),
+        };
+        let (writer, draft) = match draft(Writer::begin(repository, options)?)? {
+            ControlFlow::Continue(writing) => writing,
+            ControlFlow::Break(answer) => return Ok(ControlFlow::Break(answer)),
+        };
         match writer.commit(draft)? {
-            Commit::Done(id, _) => return Ok((id, false)),
+            Commit::Done(id, _) => return Ok(ControlFlow::Continue(id)),
             Commit::Again(gone, e) => {
                 observer.event(Event::Warning(&format!("starting over: {}", e.chain())));
                 distrust.extend(gone);

@@ -23,7 +23,7 @@ fn change_unseen(path: &Path, content: &[u8]) {
 
 #[test]
 fn an_unchanged_tree_is_not_read_again_and_only_changes_are() {
-    let scene = Scene::new("incremental");
+    let scene = Scene::apart("incremental");
     let source = scene.source();
     fill(&source, 200, 20_000, 1);
     fs::write(source.join("big"), Draw(2).bytes(3_000_000)).unwrap();
@@ -35,10 +35,7 @@ fn an_unchanged_tree_is_not_read_again_and_only_changes_are() {
     assert_eq!(read(&second), 0, "{second}");
     assert_eq!(second["totals"]["read_bytes"], 0);
     assert_eq!(second["parent"], first["snapshot_id"]);
-    assert_eq!(second["totals"]["new_bytes"].as_u64().filter(|n| *n > 4096), None, "{second}");
-    // Other tests make folders beside the source, which changes the folder above it. Between two such moments nothing is stored.
-    let stored = |b: &Value| b["totals"]["stored_bytes"].as_u64().unwrap() < 16 << 10;
-    assert!((0..50).any(|_| stored(&scene.backup(&[]))), "{second}");
+    assert!(second["totals"]["stored_bytes"].as_u64().unwrap() < 16 << 10, "{second}");
     assert_eq!(second["totals"]["bytes"], first["totals"]["bytes"]);
     let_files_settle();
 
@@ -57,13 +54,9 @@ fn an_unchanged_tree_is_not_read_again_and_only_changes_are() {
     let forced = scene.backup(&["--force"]);
     assert_eq!(read(&forced), 201, "{forced}");
     assert!(forced["totals"]["new_bytes"].as_u64().unwrap() < 1000, "{forced}");
-    let mut count = scene.snapshots().len();
-    let skipped = (0..50).any(|_| {
-        let is_skipped = scene.backup(&["--skip-if-unchanged"])["snapshot_id"].is_null();
-        count += usize::from(!is_skipped);
-        is_skipped
-    });
-    assert!(skipped);
+    let count = scene.snapshots().len();
+    let skipped = scene.backup(&["--skip-if-unchanged"]);
+    assert!(skipped["snapshot_id"].is_null(), "{skipped}");
     assert_eq!(scene.snapshots().len(), count);
     fs::write(source.join("new"), b"newer").unwrap();
     assert!(scene.backup(&["--skip-if-unchanged"])["snapshot_id"].is_string());

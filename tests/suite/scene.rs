@@ -196,8 +196,20 @@ pub struct Scene {
 impl Scene {
     /// Without a repository yet.
     pub fn bare(name: &str) -> Self {
+        Self::bare_in(&std::env::temp_dir(), name)
+    }
+
+    /// As [`Scene::new`], but not in the folder where other tests make theirs. That one's time is part of every snapshot of
+    /// something in it, so nothing there is unchanged for long.
+    pub fn apart(name: &str) -> Self {
+        let scene = Self::bare_in(Path::new("/var/tmp"), name);
+        scene.run(["init", "-q"]).ok();
+        scene
+    }
+
+    fn bare_in(folder: &Path, name: &str) -> Self {
         let tag = pastfs::id::hex(&pastfs::clock::random_array::<4>());
-        let dir = std::env::temp_dir().join(format!("pastfs-{name}-{tag}"));
+        let dir = folder.join(format!("pastfs-{name}-{tag}"));
         fs::create_dir(&dir).unwrap();
         // Other users walk through it in some tests.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
