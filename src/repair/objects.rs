@@ -3,19 +3,16 @@
 
 use super::SnapshotsOptions;
 use super::snapshots::{carry_over, write, written_before};
-use crate::event::{Event, Observer, Stop};
-use crate::fault::{Doing, Error, Fault, Result};
+use crate::event::{Observer, Stop};
+use crate::fault::{Doing, Fault, Result};
 use crate::format::snapshot::Private;
-use crate::id::{PackId, SnapshotId};
-use crate::repository::{Commit, Draft, Named, Repository, Snapshot, Survey, Sweep, Writer, WriterOptions};
-use crate::seal::Compression;
-use std::collections::HashSet;
+use crate::id::SnapshotId;
+use crate::repository::{Draft, Named, Repository, Snapshot, Survey, Sweep};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What the mark of such a repair is for.
 const PURPOSE: &str = "repair objects";
-/// How often one is begun anew when prune took the work for dead, or packs that it relied on are gone.
-const ATTEMPTS: usize = 4;
 
 /// What becomes of an object that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
