@@ -57,7 +57,7 @@ impl Configuration {
     /// Reads a file. `home` is what `~/` means.
     ///
     /// # Errors
-    /// `Missing` if there is none; `Denied` where somebody else could have written it; `Misuse` with line and column
+    /// `Missing` if there is none; `Denied` where somebody else could have written it; `Misuse` with its line
     /// for what is not understood.
     pub fn read(file: &Path, home: Option<&Path>) -> Result<Self> {
         let doing = || format!("reading the configuration {}", file.display());
@@ -82,8 +82,10 @@ impl Configuration {
     fn parse(text: &str, file: &Path, home: Option<&Path>) -> Result<Self> {
         let contents: Contents = toml::from_str(text).map_err(|e| {
             let what = format!("the configuration {} is not understood", file.display());
-            // It ends with a line break, as it shows the line.
-            Error::with_source(Fault::Misuse, what, e.to_string().trim_end().to_string())
+            let line = e.span().map(|span| text.bytes().take(span.start).filter(|b| *b == b'\n').count() + 1);
+            let line = line.map_or_else(String::new, |n| format!("line {n}: "));
+            Error::with_source(Fault::Misuse, what, format!("{line}{}", e.message().replace('\n', ", ")))
+                .hint("pastfs-config(5) tells what may stand there")
         })?;
         let folder = file.parent().unwrap_or(Path::new("/"));
         let mut profiles = contents.profile;

@@ -151,7 +151,7 @@ impl Global {
             (Some(name), None) => {
                 let text = format!("there is no configuration file with the profile {name:?}");
                 return Err(
-                    Error::misuse(text).hint("write one, or name it by --config; pastfs(1) tells how")
+                    Error::misuse(text).hint("write one, or name it by --config; pastfs-config(5) tells how")
                 );
             }
             (None, found) => found.as_ref().and_then(Configuration::default_profile),
