@@ -19,7 +19,7 @@ pub mod conformance;
 
 pub use following::Following;
 pub use local::Local;
-pub use place::{Place, S3Place, SftpPlace, WebDavPlace};
+pub use place::{Place, S3Place, SftpPlace, WebDavPlace, folder_of};
 pub use places::{Options, create, follow, open};
 pub use retry::Retry;
 
