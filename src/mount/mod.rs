@@ -148,6 +148,7 @@ pub fn mount(
         only_host: options.allow_other.then_some(host),
         owners: options.owners.clone(),
         unique_inodes: options.unique_inodes,
+        store: repository.counts(),
     };
     let backing = Backing {
         source: repository.location(),

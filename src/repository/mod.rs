@@ -64,7 +64,7 @@ use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
 use crate::parity::PERCENT_MAX;
 use crate::seal::{Cipher, IdKeys, Role};
-use crate::storage::Store;
+use crate::storage::{Costs, Counted, Counts, Store};
 use keyring::Keyring;
 use parking_lot::Mutex;
 use slots::{read_slots, slot_name};
@@ -98,6 +98,8 @@ pub struct OpenOptions {
 /// An opened repository.
 pub struct Repository {
     store: Arc<dyn Store>,
+    /// What the store was asked for.
+    counts: Arc<Counts>,
     keys: Keyring,
     slot: SlotId,
     config: Config,
@@ -194,6 +196,9 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
     pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
+        let counted = Counted::new(store);
+        let counts = counted.counts();
+        let store: Arc<dyn Store> = Arc::new(counted);
         let place = store.location();
         let numbers = config_numbers(&*store)?;
         let (slots, mut failed) = read_slots(&*store, &options.observer)?;
@@ -223,6 +228,7 @@ impl Repository {
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
         Ok(Arc::new(Self {
             store,
+            counts,
             keys,
             slot,
             config,
@@ -260,6 +266,14 @@ impl Repository {
     /// Where it is, for messages.
     pub fn location(&self) -> String {
         self.store.location()
+    }
+    /// What its store was asked for since it was opened.
+    pub fn costs(&self) -> Costs {
+        self.counts.costs()
+    }
+    /// The same as it goes on.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
     }
     /// What chunks are named with.
     pub fn ids(&self) -> &IdKeys {
@@ -339,6 +353,21 @@ impl Repository {
         let sealed = read.as_ref().unwrap_or(&m.private);
         let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
         Private::decode(&plain).doing(doing)
+    }
+}
+
+impl Drop for Repository {
+    /// Whoever listens to details hears what the work has cost.
+    fn drop(&mut self) {
+        let costs = self.costs();
+        self.observer.event(Event::Detail(&format!(
+            "requests to {}: {}, {} bytes sent, {} received ({})",
+            self.store.location(),
+            costs.requests(),
+            costs.sent(),
+            costs.received(),
+            costs.words()
+        )));
     }
 }
 
