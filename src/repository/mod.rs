@@ -14,6 +14,7 @@ mod merge;
 mod mover;
 mod needs;
 mod notes;
+mod opening;
 mod process;
 mod putback;
 mod reader;
@@ -200,30 +201,8 @@ impl Repository {
         let counts = counted.counts();
         let store: Arc<dyn Store> = Arc::new(counted);
         let place = store.location();
-        let numbers = config_numbers(&*store)?;
-        let (slots, mut failed) = read_slots(&*store, &options.observer)?;
-        let (slot, mut keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)?
-        {
-            Some(found) => found,
-            None => {
-                let unread = |e: &Error| !matches!(e.fault(), Fault::Damaged | Fault::Newer);
-                if let Some(at) = failed.iter().position(unread) {
-                    return Err(failed.swap_remove(at).while_(format!("reading the keys of {place}")));
-                }
-                let what = match credential {
-                    Credential::Password(_) => "wrong password",
-                    Credential::KeyFile(_) => "wrong key file",
-                };
-                let e = Error::new(Fault::WrongKey, format!("{what} for {place}"));
-                return Err(match failed.len() {
-                    0 => e,
-                    n => e.hint(format!(
-                        "keys of this repository that are damaged: {n}. If this is one of them, use another one, or copy \
-                         it back into keys/ from another copy of the repository"
-                    )),
-                });
-            }
-        };
+        let (slot, mut keys, config) =
+            opening::opened(&*store, &options.cache, credential, &options.observer)?;
         keys.heed(&config).doing(|| format!("reading config/{} of {place}", config.number))?;
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
         Ok(Arc::new(Self {

@@ -9,6 +9,7 @@ mod direct;
 mod folder;
 mod following;
 mod local;
+mod near;
 mod opened;
 
 pub mod conformance;
@@ -16,6 +17,7 @@ pub mod conformance;
 pub use counted::{Costs, Counted, Counts, Deed};
 pub use following::Following;
 pub use local::Local;
+pub use near::{Near, Shelf};
 
 use crate::clock::Time;
 use crate::fault::{Error, Result};
