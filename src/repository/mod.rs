@@ -5,6 +5,7 @@
 mod adopt;
 mod away;
 mod examine;
+mod far;
 mod healing;
 mod keyring;
 mod lease;
@@ -15,6 +16,7 @@ mod mover;
 mod needs;
 mod notes;
 mod opening;
+mod pace;
 mod process;
 mod putback;
 mod reader;
@@ -42,7 +44,7 @@ pub use mover::{Moved, Mover};
 pub use needs::{Listener, Need};
 pub use notes::Ended;
 pub use putback::Named;
-pub use reader::Reader;
+pub use reader::{Keep, Reader};
 pub use rights::Right;
 pub use rotation::Carried;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
@@ -59,22 +61,30 @@ use crate::event::{Event, Observer, Silent};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
+use crate::format::pack::{Header, Space};
 use crate::format::slot::{Label, Slot};
 use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
+use crate::pack::Finished;
 use crate::parity::PERCENT_MAX;
 use crate::seal::{Cipher, IdKeys, Role};
-use crate::storage::{Costs, Counted, Counts, Store};
+use crate::storage::{Costs, Counted, Counts, Near, Shelf, Store};
 use keyring::Keyring;
 use parking_lot::Mutex;
 use slots::{read_slots, slot_name};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Layout of the cache; another number is another folder.
 const CACHE_SCHEMA: u32 = 2;
+/// Default bound in bytes of what is kept of a far store, beside the index: the trees of ten million files and more, or a
+/// system that is restored twice.
+pub const CACHE_BYTES: u64 = 4 << 30;
+/// Folder of that, in the repository's cache.
+const PIECES: &str = "pieces";
 /// Features that this program knows: to read, to write, to delete.
 const FEATURES: [&[&[u8]]; 3] = [&[], &[], &[]];
 
@@ -113,6 +123,9 @@ pub struct Repository {
     told: Mutex<HashSet<String>>,
     /// The damaged pack that was healed last, or that could not be.
     healed: Mutex<healing::Healed>,
+    /// What is kept of a far store; opened when it is first needed.
+    near: OnceLock<Option<Arc<Near>>>,
+    cache_bytes: AtomicU64,
 }
 
 impl Repository {
@@ -218,6 +231,8 @@ impl Repository {
             known: Mutex::default(),
             told: Mutex::default(),
             healed: Mutex::default(),
+            near: OnceLock::new(),
+            cache_bytes: AtomicU64::new(CACHE_BYTES),
         }))
     }
 
@@ -266,6 +281,43 @@ impl Repository {
     pub fn cache_dir(&self) -> &Path {
         &self.cache
     }
+    /// Bounds what is kept of a far store to so many bytes, instead of [`CACHE_BYTES`]; 0: nothing is. To be called before
+    /// anything is read.
+    pub fn bound_cache(&self, bytes: u64) {
+        self.cache_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The pieces of packs that are kept. `None` where the store is not far, where nothing is to be kept, and where nothing can
+    /// be, which is told once.
+    fn near(&self) -> Option<Arc<Near>> {
+        let open = || {
+            let bytes = self.cache_bytes.load(Ordering::Relaxed);
+            if bytes == 0 || !self.store.nature().is_far {
+                return None;
+            }
+            let opened =
+                crate::index::claim(&self.cache).and_then(|()| Near::open(&self.cache.join(PIECES), bytes));
+            match opened {
+                Ok(near) => Some(Arc::new(near)),
+                Err(e) => {
+                    let text = format!("nothing that is read is kept for the next time: {}", e.chain());
+                    self.observer.event(Event::Warning(&text));
+                    None
+                }
+            }
+        };
+        self.near.get_or_init(open).clone()
+    }
+
+    /// Keeps a pack that was just stored, if it is one of trees: the next backup reads them.
+    fn keep_trees(&self, pack: &Finished) {
+        let is_trees = Header::decode(&pack.entry.header).is_ok_and(|(h, _)| h.space == Space::Trees);
+        if is_trees && let Some(near) = self.near() {
+            // What cannot be kept is fetched.
+            let _ = near.put(Shelf::Trees, &pack.entry.pack.hex(), 0, &pack.bytes);
+        }
+    }
+
     /// The chunker that new content is cut with.
     pub fn chunker(&self) -> Result<Chunker> {
         let params = Params::from_parts(self.config.chunker, &self.config.chunker_parameters)?;
