@@ -26,7 +26,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Where the servers live, and who cleans up after them.
 struct Ground {
     dir: PathBuf,
-    watchdog: Mutex<ChildStdin>,
+    watchdog: Mutex<Child>,
 }
 
 /// Reads who was started and who has ended; at the end of its input, which is the end of the test program, it ends all others with
@@ -71,8 +71,7 @@ fn ground() -> &'static Ground {
         let mut command = Command::new("sh");
         command.args(["-c", WATCHDOG, "watchdog"]).arg(&dir).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("starting sh");
-        Ground { dir, watchdog: Mutex::new(child.stdin.take().expect("its input is a pipe")) }
+        Ground { dir, watchdog: Mutex::new(command.spawn().expect("starting sh")) }
     })
 }
 
@@ -88,7 +87,8 @@ impl Ground {
 
     fn tell(&self, word: &str, pid: u32) {
         let mut watchdog = self.watchdog.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        writeln!(watchdog, "{word} {pid}").expect("telling the watchdog");
+        let input = watchdog.stdin.as_mut().expect("its input is a pipe");
+        writeln!(input, "{word} {pid}").expect("telling the watchdog");
     }
 }
 
@@ -175,7 +175,7 @@ impl Process {
     }
 
     /// As the user of the tests: for servers that act in the name of who logs in.
-    fn as_ourselves(mut self) -> Self {
+    fn by_us(mut self) -> Self {
         self.is_ours = true;
         self
     }

@@ -65,7 +65,7 @@ pub fn sftp() -> Sftp {
         root: dir.join("root"),
         process: {
             let args = ["-D".into(), "-e".into(), "-f".into(), dir.join("sshd_config").into_os_string()];
-            Process::new(&sshd, args, dir.join("printed")).as_ourselves()
+            Process::new(&sshd, args, dir.join("printed")).by_us()
         },
     };
     server.write_client(&ssh);
