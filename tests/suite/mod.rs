@@ -47,6 +47,7 @@ mod selection;
 mod servers;
 mod soak;
 mod stats;
+mod stores;
 mod syscalls;
 mod thief;
 mod together;

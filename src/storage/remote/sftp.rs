@@ -7,19 +7,19 @@
 
 use super::answer::Trouble;
 use super::session::{Session, Sessions, Use};
-use super::{FOLDERS, Limits, block_on};
+use super::{AT_A_TIME, Limits, ONE_BY_ONE, block_on};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
 use crate::storage::place::{Place, SftpPlace};
-use crate::storage::{Listed, Options, Store, TEMPORARY, check_name, check_prefix};
+use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::BytesMut;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use openssh_sftp_client::Error as SftpError;
 use openssh_sftp_client::error::SftpErrorKind;
 use openssh_sftp_client::file::File;
-use openssh_sftp_client::metadata::MetaData;
+use openssh_sftp_client::metadata::{MetaData, Permissions};
 use std::io::SeekFrom;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -99,7 +99,14 @@ impl Sftp {
     }
 
     /// Writes a temporary file and gives it its name; `false` if something has it.
-    async fn fill(&self, session: &Use, file: &mut File, bytes: &[u8], temporary: &str, name: &str) -> Answered<bool> {
+    async fn fill(
+        &self,
+        session: &Use,
+        file: &mut File,
+        bytes: &[u8],
+        temporary: &str,
+        name: &str,
+    ) -> Answered<bool> {
         let handle = &*file;
         stream::iter(bytes.chunks(PIECE).enumerate())
             .map(|(at, piece)| self.write_piece(session, handle.clone(), at * PIECE, piece))
@@ -121,7 +128,13 @@ impl Sftp {
         Ok(placed)
     }
 
-    async fn write_piece(&self, session: &Session, mut file: File, at: usize, mut piece: &[u8]) -> Answered<()> {
+    async fn write_piece(
+        &self,
+        session: &Session,
+        mut file: File,
+        at: usize,
+        mut piece: &[u8],
+    ) -> Answered<()> {
         tokio::time::sleep(self.limits.up.take(piece.len())).await;
         seek(&mut file, at as u64);
         while !piece.is_empty() {
@@ -155,7 +168,14 @@ impl Sftp {
     async fn make_folder(&self, session: &Session, folder: &str) -> Answered<()> {
         let path = self.path(folder);
         let mut fs = session.sftp.fs();
-        match ask(session, async { fs.create_dir(&path).await }).await {
+        let mut make = async || {
+            let mut builder = fs.dir_builder();
+            if folder.is_empty() {
+                builder.permissions(owners_alone());
+            }
+            ask(session, builder.create(&path)).await
+        };
+        match make().await {
             Ok(()) => return Ok(()),
             Err(trouble) if trouble.fault == Fault::Missing => {}
             // It is there, or it cannot be made: who writes to it next is told.
@@ -167,7 +187,7 @@ impl Sftp {
             None if folder.is_empty() => self.make_above(session).await?,
             None => Box::pin(self.make_folder(session, "")).await?,
         }
-        match ask(session, async { fs.create_dir(&path).await }).await {
+        match make().await {
             Err(trouble) if trouble.fault != Fault::Io => Err(trouble),
             _ => Ok(()),
         }
@@ -202,7 +222,13 @@ impl Sftp {
     }
 
     /// Up to `length` bytes from `offset`: less where the file ends before.
-    async fn read_piece(&self, session: &Session, mut file: File, offset: u64, length: usize) -> Answered<Vec<u8>> {
+    async fn read_piece(
+        &self,
+        session: &Session,
+        mut file: File,
+        offset: u64,
+        length: usize,
+    ) -> Answered<Vec<u8>> {
         tokio::time::sleep(self.limits.down.take(length)).await;
         let mut bytes = Vec::new();
         while bytes.len() < length {
@@ -260,7 +286,9 @@ impl Sftp {
         let _ = &mut file;
         match bytes.len() as u64 {
             len if len > limit => Err(too_long()),
-            len if len != size => Err(Trouble::new(Fault::Damaged, format!("it ends after {len} of {size} bytes"))),
+            len if len != size => {
+                Err(Trouble::new(Fault::Damaged, format!("it ends after {len} of {size} bytes")))
+            }
             _ => Ok(bytes),
         }
     }
@@ -325,6 +353,14 @@ impl Sftp {
         }
     }
 
+    async fn remove(&self, session: &Session, name: &str) -> Answered<()> {
+        let (path, mut fs) = (self.path(name), session.sftp.fs());
+        match ask(session, async { fs.remove_file(&path).await }).await {
+            Err(trouble) if trouble.fault == Fault::Missing => Ok(()),
+            done => done,
+        }
+    }
+
     /// Does something with a session that lives.
     fn with<T>(
         &self,
@@ -342,7 +378,10 @@ impl Sftp {
 }
 
 /// Waits for an answer, and says what it means.
-async fn ask<T>(session: &Session, request: impl Future<Output = std::result::Result<T, SftpError>>) -> Answered<T> {
+async fn ask<T>(
+    session: &Session,
+    request: impl Future<Output = std::result::Result<T, SftpError>>,
+) -> Answered<T> {
     match tokio::time::timeout(NO_PROGRESS, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(SftpError::SftpError(kind, text))) => {
@@ -369,6 +408,13 @@ async fn sync(session: &Session, file: &mut File) -> Answered<()> {
 /// Where the next request reads or writes; nothing is sent.
 fn seek(file: &mut File, at: u64) {
     let _ = Pin::new(file).start_seek(SeekFrom::Start(at));
+}
+
+/// The mode of a new store's folder, 0700: names and sizes of what is in it are nobody else's business.
+fn owners_alone() -> Permissions {
+    let mut mode = Permissions::new();
+    mode.set_read_by_owner(true).set_write_by_owner(true).set_execute_by_owner(true);
+    mode
 }
 
 /// When a file was written, in seconds.
@@ -427,7 +473,9 @@ impl Store for Sftp {
             let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
             let mut running = FuturesUnordered::new();
             loop {
-                while running.len() < FOLDERS && let Some(folder) = waiting.pop() {
+                while running.len() < AT_A_TIME
+                    && let Some(folder) = waiting.pop()
+                {
                     running.push(self.list_folder(&session, folder));
                 }
                 let Some(listed) = running.next().await else { break };
@@ -451,17 +499,21 @@ impl Store for Sftp {
 
     fn delete(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        let path = self.path(name);
-        self.with(
-            || format!("deleting {name} from {}", self.location),
-            async |session| {
-                let mut fs = session.sftp.fs();
-                match ask(&session, async { fs.remove_file(&path).await }).await {
-                    Err(trouble) if trouble.fault == Fault::Missing => Ok(()),
-                    done => done,
-                }
-            },
-        )
+        let doing = || format!("deleting {name} from {}", self.location);
+        self.with(doing, async |session| self.remove(&session, name).await)
+    }
+
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        let doing = || format!("deleting {} objects from {}", names.len(), self.location);
+        self.with(doing, async |session| {
+            let all = stream::iter(names).map(|name| self.remove(&session, name));
+            all.buffer_unordered(AT_A_TIME).try_collect().await
+        })
+    }
+
+    fn nature(&self) -> Nature {
+        ONE_BY_ONE
     }
 
     /// Not: one server answers for all that was told it.
