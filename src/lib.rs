@@ -5,6 +5,7 @@
 
 // 0: ground: values, no doing
 pub mod clock;
+pub mod config;
 pub mod event;
 pub mod fault;
 pub mod format;

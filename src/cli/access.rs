@@ -2,6 +2,7 @@
 
 use super::progress::Progress;
 use crate::clock;
+use crate::config::{Configuration, Profile};
 use crate::event::{Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::slot::Label;
@@ -14,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use zeroize::Zeroizing;
 
 /// Longest password in bytes: nobody types more, and a wrong file is noticed.
@@ -23,6 +24,8 @@ const PASSWORD_MAX: usize = 64 << 10;
 const KEY_FILE_LEN: usize = 32;
 /// Where the caches of root's own backups are (Filesystem Hierarchy Standard, 5.5).
 const ROOT_CACHE: &str = "/var/cache/pastfs";
+/// Folder of the configuration of the whole machine (Filesystem Hierarchy Standard, 3.7).
+const CONFIGURATION: &str = "/etc/pastfs";
 
 /// Options that every command has.
 #[derive(clap::Args)]
@@ -55,8 +58,28 @@ pub struct Global {
     /// Tell more: each new or changed file, and details; twice: unchanged files as well
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
+    /// Take what is not given here from a profile of the configuration file [default: the profile `default`, where no
+    /// repository is named]
+    #[arg(
+        short = 'P',
+        long,
+        global = true,
+        env = "PASTFS_PROFILE",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    #[arg(help_heading = "Global options")]
+    profile: Option<String>,
+    /// The configuration file [default: $XDG_CONFIG_HOME/pastfs/config.toml or ~/.config/pastfs/config.toml, else
+    /// /etc/pastfs/config.toml; for root the last]
+    #[arg(long, global = true, env = "PASTFS_CONFIG", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = "Global options")]
+    config: Option<PathBuf>,
     #[arg(skip)]
     password: Option<Secret>,
+    /// What the profile says, once it was read.
+    #[arg(skip)]
+    read: OnceLock<Profile>,
 }
 
 /// A password.
@@ -97,18 +120,67 @@ impl Global {
     /// The repository's folder.
     ///
     /// # Errors
-    /// `Misuse` if none is named.
+    /// `Misuse` if none is named; as [`Configuration::read`].
     pub fn place(&self) -> Result<&Path> {
-        match &self.repo {
-            Some(path) if !path.as_os_str().is_empty() => Ok(path),
-            _ => {
-                Err(Error::misuse("no repository is named")
-                    .hint("name one by -r DIR or by PASTFS_REPOSITORY"))
-            }
+        if let Some(path) = self.named() {
+            return Ok(path);
         }
+        self.profile()?.repository.as_deref().map(Path::new).ok_or_else(|| {
+            Error::misuse("no repository is named")
+                .hint("name one by -r DIR, by PASTFS_REPOSITORY, or in a profile of the configuration file")
+        })
     }
 
-    /// The key by the options, else by the environment, else asked for at the terminal.
+    /// The repository that the command line or the environment names.
+    fn named(&self) -> Option<&Path> {
+        self.repo.as_deref().filter(|p| !p.as_os_str().is_empty())
+    }
+
+    /// What the profile says. The one called `default` speaks of its own repository only.
+    fn profile(&self) -> Result<&Profile> {
+        if let Some(read) = self.read.get() {
+            return Ok(read);
+        }
+        let name = self.profile.as_deref().filter(|n| !n.is_empty());
+        let found = match (name, self.named()) {
+            (None, Some(_)) => None,
+            _ => self.configuration()?,
+        };
+        let profile = match (name, &found) {
+            (Some(name), Some(found)) => Some(found.profile(name)?),
+            (Some(name), None) => {
+                let text = format!("there is no configuration file with the profile {name:?}");
+                return Err(
+                    Error::misuse(text).hint("write one, or name it by --config; pastfs-config(5) tells how")
+                );
+            }
+            (None, found) => found.as_ref().and_then(Configuration::default_profile),
+        };
+        Ok(self.read.get_or_init(|| profile.cloned().unwrap_or_default()))
+    }
+
+    /// The configuration file: the one that is named, else the first that is there.
+    fn configuration(&self) -> Result<Option<Configuration>> {
+        let home = std::env::home_dir();
+        if let Some(file) = self.config.as_deref().filter(|f| !f.as_os_str().is_empty()) {
+            let file = std::path::absolute(file).doing(|| format!("looking for {}", file.display()))?;
+            return Configuration::read(&file, home.as_deref()).map(Some);
+        }
+        let is_root = rustix::process::geteuid().is_root();
+        let xdg = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+        // `sudo` may have kept what belongs to somebody else.
+        let own = xdg.or_else(|| Some(home.as_deref()?.join(".config"))).filter(|_| !is_root);
+        let places = own.into_iter().map(|p| p.join("pastfs")).chain([PathBuf::from(CONFIGURATION)]);
+        for folder in places {
+            match Configuration::read(&folder.join("config.toml"), home.as_deref()) {
+                Err(e) if e.fault() == Fault::Missing => {}
+                read => return read.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The key by the options, else by the environment, else by the profile, else asked for at the terminal.
     pub fn credential(&self, ask: Ask) -> Result<Credential> {
         let key_file = |path: &Path| -> Result<Credential> {
             if ask == Ask::Twice {
@@ -137,6 +209,16 @@ impl Global {
         }
         if let Some(path) = env("PASTFS_KEY_FILE") {
             return key_file(Path::new(&path));
+        }
+        let profile = self.profile()?;
+        if let Some(path) = &profile.key_file {
+            return key_file(path);
+        }
+        if let Some(command) = &profile.password_command {
+            return password_of_command(OsStr::new(command));
+        }
+        if let Some(path) = &profile.password_file {
+            return read_password_file(path);
         }
         prompt("password", ask)
     }
@@ -177,7 +259,7 @@ impl Global {
     pub fn cache(&self) -> Result<PathBuf> {
         let is_root = rustix::process::geteuid().is_root();
         let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let path = match &self.cache {
+        let path = match self.cache.as_ref().or(self.profile()?.cache.as_ref()) {
             Some(path) => path.clone(),
             None => default_cache(is_root, xdg, std::env::home_dir(), |p| {
                 std::fs::metadata(p).ok().map(|m| m.uid())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. On floor 0 each room may use those before it; on all others rooms do not know each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("ground", &["id", "fault", "clock", "moment", "event", "gauge", "memory", "format"]),
+    ("ground", &["id", "fault", "clock", "moment", "event", "gauge", "memory", "config", "format"]),
     ("hands", &["source", "chunk", "seal", "parity", "storage", "uncached"]),
     ("shelves", &["pack", "index", "tree"]),
     ("the repository", &["repository", "history"]),
@@ -29,9 +29,11 @@ const DOORS: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main"]),
     ("qrcode", &["cli"]),
     ("rpassword", &["cli"]),
+    ("serde", &["config"]),
     ("serde_json", &["cli"]),
     ("signal_hook", &["cli"]),
     ("tar", &["restore"]),
+    ("toml", &["config"]),
 ];
 
 /// What only the command line may do.

@@ -31,6 +31,7 @@ mod paper;
 mod parity;
 mod permissions;
 mod powercut;
+mod profiles;
 mod prune_races;
 mod pruning;
 mod races;
