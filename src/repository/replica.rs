@@ -68,6 +68,16 @@ impl Repository {
         })
     }
 
+    /// Whether a store is empty where this machine has seen this repository before: a disk that is not mounted leaves an empty
+    /// folder.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn remembers(&self, store: &dyn Store) -> Result<bool> {
+        Ok(store.names("config/")?.is_empty()
+            && super::remembered::path(&self.cache, &store.location()).exists())
+    }
+
     /// Refuses a store of another repository, and the one that this is in.
     fn is_same(&self, store: &dyn Store) -> Result<()> {
         let place = store.location();
