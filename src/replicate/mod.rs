@@ -6,17 +6,14 @@
 //! there comes. Where nothing is missing nothing is walked through. Absence deletes nothing: what was forgotten follows by
 //! its notes, and only where that is asked for.
 
-mod walk;
-
 use crate::clock;
 use crate::event::{Event, Observer, Stop};
-use crate::fault::{Error, Fault, Result};
+use crate::fault::{Error, Result};
 use crate::id::{PackId, SnapshotId};
-use crate::repository::{Fetched, Intake, Landed, Repository, Right, Snapshot};
+use crate::repository::{Again, Intake, Repository, Right, Snapshot, Taken};
 use crate::storage::Store;
 use std::collections::HashSet;
 use std::sync::Arc;
-use walk::Walk;
 
 /// How often one is begun anew when a prune took the work for dead, or packs that it relied on are gone.
 const ATTEMPTS: usize = 4;
@@ -25,10 +22,6 @@ const ATTEMPTS: usize = 4;
 const BATCH_BYTES: u64 = 2 << 30;
 /// So many snapshots wait for what they need at most.
 const BATCH_SNAPSHOTS: usize = 256;
-/// How often a batch is walked through again, since packs could not be copied or did not hold what was promised. Each time
-/// there are fewer packs to choose from.
-const ROUNDS: usize = 8;
-
 /// What to copy, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -124,9 +117,17 @@ pub fn run(
     for _ in 0..ATTEMPTS {
         let intake =
             Intake::begin(source, target.as_ref(), &options.host, distrust.clone(), options.dry_run, stop)?;
-        let mut work = Work { source, intake, options, report: &mut report, observer, stop };
+        let mut work = Work { intake, options, report: &mut report };
         let done = work.all();
-        work.intake.end();
+        let Taken { snapshots, left, packs, named, anew, flaws } = work.intake.end();
+        report.copied.extend(snapshots);
+        report.left = left.iter().map(|(id, e)| (*id, e.chain())).collect();
+        report.packs = (report.packs.0 + packs.0, report.packs.1 + packs.1);
+        report.named += named;
+        report.anew += anew;
+        for (object, e) in &flaws {
+            report.flaw(object.clone(), e);
+        }
         match done? {
             None => {
                 report.seconds = clock::now().seconds_since(began);
@@ -143,57 +144,46 @@ pub fn run(
 }
 
 struct Work<'a> {
-    source: &'a Arc<Repository>,
     intake: Intake,
     options: &'a Options,
     report: &'a mut Report,
-    observer: &'a Arc<dyn Observer>,
-    stop: &'a Stop,
 }
-
-/// Why all has to be begun anew.
-type Again = Option<(HashSet<PackId>, Error)>;
 
 impl Work<'_> {
     fn all(&mut self) -> Result<Again> {
         let (there, forgotten) = (self.intake.there(), self.intake.forgotten_there());
         let is_meant = |s: &Snapshot| self.options.snapshots.as_ref().is_none_or(|only| only.contains(&s.id));
         let mut missing: Vec<Arc<Snapshot>> = Vec::new();
-        let (mut had, mut unwanted) = (0, 0);
+        (self.report.there, self.report.forgotten) = (0, 0);
         for s in self.intake.offered().into_iter().filter(|s| is_meant(s)) {
             match () {
-                () if there.contains(&s.id) => had += 1,
-                () if forgotten.contains(&s.id) => unwanted += 1,
+                // It landed before all was begun anew.
+                () if self.report.copied.contains(&s.id) => {}
+                () if there.contains(&s.id) => self.report.there += 1,
+                () if forgotten.contains(&s.id) => self.report.forgotten += 1,
                 () => missing.push(s),
             }
         }
-        // What landed before all was begun anew is there now.
-        self.report.there =
-            had - (self.report.copied.iter().filter(|id| there.contains(id)).count() as u64).min(had);
-        self.report.forgotten = unwanted;
-        self.report.left.clear();
         // First what says that something is kept.
-        let mut with_notes = there.clone();
-        with_notes.extend(missing.iter().map(|s| s.id));
-        self.notes(&with_notes, false)?;
+        let mut spoken_of = there.clone();
+        spoken_of.extend(missing.iter().map(|s| s.id));
+        self.notes(&spoken_of, false)?;
         // The newest first: who is interrupted has what matters most.
         missing.reverse();
-        let mut walk = Walk::new(self.source)?;
         let mut batch: Vec<Arc<Snapshot>> = Vec::new();
         for s in missing {
-            match walk.snapshot(&mut self.intake, &s, &mut self.report.anew, self.stop)? {
-                None => batch.push(s),
-                Some(e) => self.leave(s.id, &e),
+            if self.intake.walk(&s)? {
+                batch.push(s);
             }
             let is_full = self.intake.planned().1 >= BATCH_BYTES || batch.len() >= BATCH_SNAPSHOTS;
             if is_full && !self.options.dry_run {
-                let again = self.settle(&mut walk, std::mem::take(&mut batch))?;
+                let again = self.intake.settle(std::mem::take(&mut batch))?;
                 if again.is_some() {
                     return Ok(again);
                 }
             }
         }
-        let again = self.settle(&mut walk, batch)?;
+        let again = self.intake.settle(batch)?;
         if again.is_none() && self.options.forget {
             // Last: while a snapshot is on its way nothing that it stands on goes.
             self.notes(&there, true)?;
@@ -201,78 +191,10 @@ impl Work<'_> {
         Ok(again)
     }
 
-    fn notes(&mut self, snapshots: &HashSet<SnapshotId>, with_forgets: bool) -> Result<()> {
-        let (copied, flaws) = self.intake.copy_notes(snapshots, with_forgets)?;
-        // The others were there the second time.
-        self.report.notes =
-            if with_forgets && self.options.dry_run { copied } else { self.report.notes + copied };
-        for (object, e) in &flaws {
-            self.report.flaw(object.clone(), e);
-        }
+    fn notes(&mut self, snapshots: &HashSet<SnapshotId>, are_forgets: bool) -> Result<()> {
+        let (copied, flaws) = self.intake.copy_notes(snapshots, are_forgets)?;
+        self.report.notes += copied;
+        self.intake.taken().flaws.extend(flaws);
         Ok(())
-    }
-
-    fn leave(&mut self, id: SnapshotId, e: &Error) {
-        self.report.left.push((id, e.chain()));
-    }
-
-    /// Brings over what these snapshots need, then the snapshots.
-    fn settle(&mut self, walk: &mut Walk, mut batch: Vec<Arc<Snapshot>>) -> Result<Again> {
-        for _ in 0..ROUNDS {
-            if !self.fetch()? {
-                return self.commit(&batch);
-            }
-            // Some packs could not come: what was to come from them is looked for elsewhere.
-            walk.forget()?;
-            let mut whole = Vec::new();
-            for s in batch {
-                match walk.snapshot(&mut self.intake, &s, &mut self.report.anew, self.stop)? {
-                    None => whole.push(s),
-                    Some(e) => self.leave(s.id, &e),
-                }
-            }
-            batch = whole;
-            if self.intake.planned().0 == 0 {
-                return self.commit(&batch);
-            }
-        }
-        Err(Error::new(
-            Fault::Busy,
-            format!("the packs of {} go faster than they can be copied", self.source.location()),
-        )
-        .hint("run it again when no prune is at work there"))
-    }
-
-    /// Whether the walk has to be made again.
-    fn fetch(&mut self) -> Result<bool> {
-        let (packs, bytes) = self.intake.planned();
-        let before = self.report.packs;
-        self.observer.event(Event::Planned { files: before.0 + packs, bytes: before.1 + bytes });
-        if self.options.dry_run {
-            self.report.packs = (before.0 + packs, before.1 + bytes);
-        }
-        let Fetched { copied, named, bad, is_doubtful } = self.intake.fetch()?;
-        self.report.packs = (self.report.packs.0 + copied.0, self.report.packs.1 + copied.1);
-        self.report.named += named;
-        for (pack, e) in &bad {
-            let hex = pack.hex();
-            self.report.flaw(format!("packs/{}/{hex}", &hex[..2]), e);
-        }
-        Ok(is_doubtful)
-    }
-
-    fn commit(&mut self, batch: &[Arc<Snapshot>]) -> Result<Again> {
-        let ids: Vec<SnapshotId> = batch.iter().map(|s| s.id).collect();
-        match self.intake.commit(&ids)? {
-            Landed::Done(copied, left) => {
-                self.report.copied.extend(copied);
-                for (id, e) in &left {
-                    self.report.flaw(format!("snapshots/{id}"), e);
-                    self.leave(*id, e);
-                }
-                Ok(None)
-            }
-            Landed::Again(gone, e) => Ok(Some((gone, e))),
-        }
     }
 }

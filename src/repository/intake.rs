@@ -12,7 +12,7 @@ use super::reader::pack_name;
 use super::stages::{Frames, Stages};
 use super::survey::{id_of, is_finding};
 use super::writer::missing_packs;
-use super::{Reader, Repository, Snapshot};
+use super::{Need, Reader, Repository, Snapshot};
 use crate::event::{Event, Outcome, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
@@ -20,7 +20,7 @@ use crate::format::pack::{Header, PackEntry, Space};
 use crate::format::parity::Description;
 use crate::format::snapshot::Action;
 use crate::id::{ChunkId, PackId, SessionId, SnapshotId};
-use crate::index::Claims;
+use crate::index::{Claims, Mark, Seen};
 use crate::pack::open_frame;
 use crate::parity;
 use crate::seal::{Compression, Decompressor, Role};
@@ -44,36 +44,48 @@ const SEGMENT_EVERY: Duration = Duration::from_secs(60);
 /// Raw bytes from which on a frame is of small files; see `mover.rs`.
 const SMALL_FROM: u32 = 256 << 10;
 
-/// How a chunk that a snapshot needs comes to be here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Took {
-    /// It is here, and relied on.
-    Known,
-    /// Its pack is planned, and comes with the next [`Intake::fetch`].
-    Planned,
+/// How often a batch is walked through again, since packs could not be copied or did not hold what was promised. Each time
+/// there are fewer packs to choose from.
+const ROUNDS: usize = 8;
+/// Of a page: all below it is seen to.
+const DONE: Mark = 1;
+
+/// What was taken in so far.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Snapshots that are there now, whole and durable; in a dry run those that would be.
+    pub snapshots: Vec<SnapshotId>,
+    /// Snapshots that cannot be had whole, and why.
+    pub left: Vec<(SnapshotId, Error)>,
+    /// Packs that were copied, and their bytes; in a dry run those that would be.
+    pub packs: (u64, u64),
+    /// Packs that were there already, and that no segment named.
+    pub named: u64,
+    /// Chunks that were stored anew, since their packs could not come as they are.
+    pub anew: u64,
+    /// Objects that are not what they must be, here or there.
+    pub flaws: Vec<(String, Error)>,
+}
+
+/// Why all has to be begun anew: a prune took the session for dead, or packs that it relied on are gone, which are not to be trusted
+/// any more.
+pub type Again = Option<(HashSet<PackId>, Error)>;
+
+/// What a fetch found.
+#[derive(Default)]
+struct Fetched {
+    /// Packs that cannot be copied, and why.
+    bad: Vec<(PackId, Error)>,
+    /// What was promised of some packs may not be so: the walk has to be made again.
+    is_doubtful: bool,
+}
+
+/// How a chunk that a snapshot needs comes to be there.
+enum Took {
+    /// It is there, and relied on; or its pack is planned, and comes with the next fetch.
+    Whole,
     /// It was stored anew; in a dry run it would be.
     Anew,
-}
-
-/// What a fetch did.
-#[derive(Debug, Default)]
-pub struct Fetched {
-    /// Packs that were copied, and their bytes.
-    pub copied: (u64, u64),
-    /// Packs that were here already, and are named now.
-    pub named: u64,
-    /// Packs that cannot be copied, and why.
-    pub bad: Vec<(PackId, Error)>,
-    /// What was promised of some packs may not be so: the walk has to be made again.
-    pub is_doubtful: bool,
-}
-
-/// How a commit ended.
-pub enum Landed {
-    /// The snapshots that are here now, whole and durable; and those that are not, with why.
-    Done(Vec<SnapshotId>, Vec<(SnapshotId, Error)>),
-    /// A prune took the session for dead, or packs that it relied on are gone: begin anew, without trusting those packs.
-    Again(HashSet<PackId>, Error),
 }
 
 /// Where things go: a store that is there.
@@ -106,6 +118,11 @@ pub struct Intake {
     planned_bytes: u64,
     /// Were copied, or cannot be: what is still not known of them does not come from there.
     over: HashSet<PackId>,
+    /// Pages of trees below which all was seen to.
+    seen: Seen,
+    taken: Taken,
+    /// What is damaged in the target is replaced.
+    replaces: bool,
     is_dry: bool,
     stop: Stop,
 }
@@ -140,9 +157,22 @@ impl Intake {
             planned: HashMap::new(),
             planned_bytes: 0,
             over: HashSet::new(),
+            seen: source.index()?.seen()?,
+            taken: Taken::default(),
+            replaces: false,
             is_dry,
             stop: stop.clone(),
         })
+    }
+
+    /// From now on a manifest that is damaged in the target is replaced by the one of the source, which has the same name.
+    pub fn replace_damaged(&mut self) {
+        self.replaces = true;
+    }
+
+    /// What was taken in so far.
+    pub fn taken(&mut self) -> &mut Taken {
+        &mut self.taken
     }
 
     /// The snapshots of the source that nobody has forgotten, oldest first.
@@ -172,23 +202,19 @@ impl Intake {
         forgotten
     }
 
-    /// Reads the source.
-    pub fn reader(&self) -> &Arc<Reader> {
-        &self.reader
-    }
-
-    /// Copies the notes that speak of these snapshots and are not there: how many, and which could not be.
+    /// Copies the notes that speak of these snapshots and are not there, either those that forget or the others: how many, and
+    /// which could not be.
     ///
     /// # Errors
     /// What the stores say.
     pub fn copy_notes(
         &self,
         snapshots: &HashSet<SnapshotId>,
-        with_forgets: bool,
+        are_forgets: bool,
     ) -> Result<(u64, Vec<(String, Error)>)> {
         let (mut copied, mut flaws) = (0, Vec::new());
         let there: HashSet<_> = self.target.iter().flat_map(|t| &t.listing.notes).map(|n| n.id).collect();
-        let wanted = self.source.notes_for(&self.listing, snapshots, with_forgets);
+        let wanted = self.source.notes_for(&self.listing, snapshots, are_forgets);
         let missing: Vec<&ListedNote> = wanted.filter(|n| !there.contains(&n.id)).collect();
         for note in missing {
             self.stop.check()?;
@@ -203,16 +229,87 @@ impl Intake {
         Ok((copied, flaws))
     }
 
-    /// Sees to it that a chunk will be there. `None` where it cannot be had.
+    /// Walks through all that a snapshot needs, each page once for all snapshots, and plans what must come. Whether it can be
+    /// had; else why not is noted.
     ///
     /// # Errors
     /// What the stores say where it is not about what is read; `Stopped`.
-    pub fn need(&mut self, space: Space, id: &ChunkId) -> Result<Option<Took>> {
+    pub fn walk(&mut self, s: &Snapshot) -> Result<bool> {
+        let (reader, stop) = (self.reader.clone(), self.stop.clone());
+        let walked = reader.needs(s, &stop, &mut |what| match what {
+            Need::Page(id) => {
+                if self.seen.get(&id)?.is_some() {
+                    return Ok(false);
+                }
+                self.see_to(Space::Trees, &id)?;
+                self.seen.set(&id, DONE)?;
+                Ok(true)
+            }
+            Need::Content(id, _) => self.see_to(Space::Data, &id).map(|()| true),
+        });
+        match walked {
+            Ok(()) => Ok(true),
+            Err(e) if is_finding(&e) => {
+                // Pages were noted below which something is lost: others that have them must meet it too.
+                self.seen = self.source.index()?.seen()?;
+                self.taken.left.push((s.id, e));
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn see_to(&mut self, space: Space, id: &ChunkId) -> Result<()> {
+        match self.need(space, id)? {
+            Some(Took::Anew) => self.taken.anew += 1,
+            Some(Took::Whole) => {}
+            None => return Err(Error::damaged(format!("chunk {} that it needs is lost", id.short()))),
+        }
+        Ok(())
+    }
+
+    /// Brings over what these snapshots need, which were walked through, then the snapshots.
+    ///
+    /// # Errors
+    /// What the stores say where it is not about one object; `Stopped`. What was copied until then is there, and is found again.
+    pub fn settle(&mut self, mut batch: Vec<Arc<Snapshot>>) -> Result<Again> {
+        for _ in 0..ROUNDS {
+            let (packs, bytes) = self.planned();
+            let before = self.taken.packs;
+            let planned = Event::Planned { files: before.0 + packs, bytes: before.1 + bytes };
+            self.source.observer.event(planned);
+            if self.is_dry {
+                self.taken.packs = (before.0 + packs, before.1 + bytes);
+            }
+            let Fetched { bad, is_doubtful } = self.fetch()?;
+            self.taken.flaws.extend(bad.into_iter().map(|(pack, e)| (pack_name(&pack), e)));
+            if !is_doubtful {
+                return self.commit(&batch);
+            }
+            // Some packs could not come: what was to come from them is looked for elsewhere.
+            self.seen = self.source.index()?.seen()?;
+            let mut whole = Vec::new();
+            for s in batch {
+                if self.walk(&s)? {
+                    whole.push(s);
+                }
+            }
+            batch = whole;
+            if self.planned.is_empty() {
+                return self.commit(&batch);
+            }
+        }
+        let text = format!("the packs of {} go faster than they can be copied", self.source.location());
+        Err(Error::new(Fault::Busy, text).hint("run it again when no prune is at work there"))
+    }
+
+    /// Sees to it that a chunk will be there. `None` where it cannot be had.
+    fn need(&mut self, space: Space, id: &ChunkId) -> Result<Option<Took>> {
         self.stop.check()?;
         if let Some(target) = &self.target
             && target.claims.knows(id)?
         {
-            return Ok(Some(Took::Known));
+            return Ok(Some(Took::Whole));
         }
         let usable = |pack: &PackId| {
             !self.over.contains(pack) && !self.target.as_ref().is_some_and(|t| t.spoiled.contains(pack))
@@ -220,13 +317,13 @@ impl Intake {
         let index = self.source.index()?;
         if let Some(pack) = index.known(id)?.filter(usable) {
             self.plan(pack, true)?;
-            return Ok(Some(Took::Planned));
+            return Ok(Some(Took::Whole));
         }
         let places = self.source.index()?.places(id)?;
         let found = places.iter().find(|p| p.pack.space == space && usable(&p.pack.id));
         if let Some(pack) = found.map(|p| p.pack.id) {
             self.plan(pack, false)?;
-            return Ok(Some(Took::Planned));
+            return Ok(Some(Took::Whole));
         }
         let is_small = places
             .iter()
@@ -270,17 +367,14 @@ impl Intake {
         put.map(drop).map_err(|e| if is_finding(&e) { e.as_fault(Fault::Busy) } else { e })
     }
 
-    /// Packs that are planned, and their bytes.
+    /// Packs that are planned and not fetched yet, and their bytes.
     pub fn planned(&self) -> (u64, u64) {
         (self.planned.len() as u64, self.planned_bytes)
     }
 
     /// Copies what is planned, several packs at a time; when this returns, each is durable and named, or told to be bad. In a dry
     /// run it stays planned.
-    ///
-    /// # Errors
-    /// What the stores say where it is not about one pack; `Stopped`. What was copied until then is there.
-    pub fn fetch(&mut self) -> Result<Fetched> {
+    fn fetch(&mut self) -> Result<Fetched> {
         let mut fetched = Fetched::default();
         let Some(target) = self.target.as_ref().filter(|_| !self.is_dry) else { return Ok(fetched) };
         let planned = std::mem::take(&mut self.planned);
@@ -332,8 +426,10 @@ impl Intake {
         for (pack, result) in done {
             self.over.insert(pack);
             match result {
-                Ok(Some(bytes)) => fetched.copied = (fetched.copied.0 + 1, fetched.copied.1 + bytes),
-                Ok(None) => fetched.named += 1,
+                Ok(Some(bytes)) => {
+                    self.taken.packs = (self.taken.packs.0 + 1, self.taken.packs.1 + bytes);
+                }
+                Ok(None) => self.taken.named += 1,
                 Err(e) if e.fault() == Fault::Missing => fetched.is_doubtful = true,
                 Err(e) => fetched.bad.push((pack, e)),
             }
@@ -347,12 +443,10 @@ impl Intake {
 
     /// Writes the manifests of snapshots all of whose chunks are there, with a look at what is relied on and at the lease before
     /// and at the lease after (B6 to B8).
-    ///
-    /// # Errors
-    /// What the stores say where it is not about one manifest.
-    pub fn commit(&mut self, snapshots: &[SnapshotId]) -> Result<Landed> {
+    fn commit(&mut self, snapshots: &[Arc<Snapshot>]) -> Result<Again> {
         let Some(target) = self.target.as_mut().filter(|_| !self.is_dry) else {
-            return Ok(Landed::Done(snapshots.to_vec(), Vec::new()));
+            self.taken.snapshots.extend(snapshots.iter().map(|s| s.id));
+            return Ok(None);
         };
         let mut relied: HashSet<PackId> = target.claims.relied().into_iter().collect();
         if let Some(mut stages) = target.stages.take() {
@@ -364,21 +458,22 @@ impl Intake {
         let gone = missing_packs(&repository, &new)?;
         if !gone.is_empty() {
             let e = Error::damaged(format!("packs that the index promises are gone: {}", gone.len()));
-            return Ok(Landed::Again(gone, e));
+            return Ok(Some((gone, e)));
         }
         target.looked.extend(new);
         let lease = target.lease.as_ref().ok_or_else(|| Error::bug("a dry run cannot commit"))?;
         if let Err(e) = lease.check() {
             return again(e);
         }
-        let (mut landed, mut left, mut failed) = (Vec::new(), Vec::new(), None);
-        for id in snapshots {
+        let (mut landed, mut failed) = (Vec::new(), None);
+        for id in snapshots.iter().map(|s| &s.id) {
             let (object, snapshot) = match self.source.manifest_object(id) {
                 Ok(read) => read,
                 // Forgotten, and deleted by a prune.
                 Err(e) if e.fault() == Fault::Missing => continue,
                 Err(e) if is_finding(&e) => {
-                    left.push((*id, e));
+                    self.taken.flaws.push((manifest_name(id), Error::damaged(e.chain())));
+                    self.taken.left.push((*id, e));
                     continue;
                 }
                 Err(e) => {
@@ -392,13 +487,17 @@ impl Intake {
             };
             let name = manifest_name(id);
             let put = repository.store.put(&name, &object).or_else(|e| match e.fault() {
+                Fault::Damaged if self.replaces => repository.replace_manifest(id, &object),
                 Fault::Damaged => Err(e),
                 // The same bytes under the same name: harmless if the first one arrived, and then the answer is known.
                 _ => repository.store.put(&name, &object),
             });
             match put {
                 Ok(()) => landed.push((*id, snapshot)),
-                Err(e) if e.fault() == Fault::Damaged => left.push((*id, e.hint(SPOILED))),
+                Err(e) if e.fault() == Fault::Damaged => {
+                    self.taken.flaws.push((name, Error::damaged(e.chain()).hint(SPOILED)));
+                    self.taken.left.push((*id, e));
+                }
                 Err(e) => {
                     // It may be there all the same.
                     landed.push((*id, snapshot));
@@ -428,17 +527,19 @@ impl Intake {
         for (_, snapshot) in &landed {
             repository.remember(snapshot.clone());
         }
-        Ok(Landed::Done(landed.into_iter().map(|(id, _)| id).collect(), left))
+        self.taken.snapshots.extend(landed.into_iter().map(|(id, _)| id));
+        Ok(None)
     }
 
-    /// Ends the session.
-    pub fn end(mut self) {
+    /// Ends the session: what was taken in.
+    pub fn end(mut self) -> Taken {
         if let Some(target) = &mut self.target {
             drop(target.stages.take());
             if let Some(lease) = target.lease.take() {
                 lease.end();
             }
         }
+        self.taken
     }
 }
 
@@ -446,8 +547,8 @@ impl Intake {
 const SPOILED: &str = "an object of this name is there, and is damaged: repair that repository with this one as its replica \
                        (`pastfs repair --from`), then replicate again";
 
-fn again(e: Error) -> Result<Landed> {
-    if lease::is_lost(&e) { Ok(Landed::Again(HashSet::new(), e)) } else { Err(e) }
+fn again(e: Error) -> Result<Again> {
+    if lease::is_lost(&e) { Ok(Some((HashSet::new(), e))) } else { Err(e) }
 }
 
 impl Target {
@@ -510,6 +611,18 @@ impl Target {
 }
 
 impl Repository {
+    /// Puts a manifest in the place of what is damaged there. Until then nobody deletes anything, as no census can be made; from
+    /// then on it counts, as any that is written under a lease.
+    fn replace_manifest(&self, id: &SnapshotId, object: &[u8]) -> Result<()> {
+        let name = manifest_name(id);
+        match self.proven_manifest(id) {
+            Err(e) if e.fault() == Fault::Damaged => self.store.delete(&name)?,
+            Err(e) if e.fault() != Fault::Missing => return Err(e),
+            _ => {}
+        }
+        self.store.put(&name, object)
+    }
+
     /// A manifest, read and proven, and the object itself.
     fn manifest_object(&self, id: &SnapshotId) -> Result<(Vec<u8>, Snapshot)> {
         let (manifest, author) = self.proven_manifest(id)?;

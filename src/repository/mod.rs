@@ -36,7 +36,7 @@ mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
-pub use intake::{Fetched, Intake, Landed, Took};
+pub use intake::{Again, Intake, Taken};
 pub use keyring::Author;
 pub use leases::Session;
 pub use listing::Snapshot;

@@ -208,21 +208,20 @@ impl Repository {
         Ok(())
     }
 
-    /// The notes of a listing here that another store must have, which has these snapshots: what is said of them by full keys, as
-    /// tags, holds and their ends. Forget notes only where that is asked for. Never void notes, and what was lost, which are one
-    /// store's own.
+    /// The notes of a listing here that another store must have, which has these snapshots: either forget notes, or all else that
+    /// full keys say of them. Never void notes, and what was lost, which are one store's own.
     pub(super) fn notes_for<'a>(
         &self,
         listing: &'a Listing,
         snapshots: &'a HashSet<SnapshotId>,
-        with_forgets: bool,
+        are_forgets: bool,
     ) -> impl Iterator<Item = &'a ListedNote> {
         listing.notes.iter().filter(move |n| {
             let (note, author) = &*n.note;
             let is_universal = match note.action {
-                Action::Tag | Action::Untag | Action::Hold | Action::Release => true,
-                Action::Unforget | Action::Accept => true,
-                Action::Forget => with_forgets,
+                Action::Tag | Action::Untag | Action::Hold | Action::Release => !are_forgets,
+                Action::Unforget | Action::Accept => !are_forgets,
+                Action::Forget => are_forgets,
                 Action::Void | Action::Lost | Action::Newer(_) => false,
             };
             is_universal && author.role == Role::Full && note.snapshots.iter().any(|s| snapshots.contains(s))
