@@ -191,7 +191,8 @@ impl Repository {
         };
         store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
         // Last: a store without config is no repository yet.
-        store.put("config/1", &keys.seal_config(config.encode(), None)?)?;
+        put_config(&**store, &keys, &config, None)?;
+        put_twin(&**store, &keys, &config, None, &observer);
         Ok(keys.repository)
     }
 
@@ -427,6 +428,35 @@ fn newest_config(
         }
     }
     Err(Error::damaged(format!("no config of {} is whole", store.location())))
+}
+
+/// Writes a config, and proves that it is the one that counts.
+fn put_config(store: &dyn Store, keys: &Keyring, config: &Config, before: Option<&Keyring>) -> Result<()> {
+    let name = format!("config/{}", config.number);
+    let object = keys.seal_config(config.encode(), before)?;
+    let put = store.put(&name, &object);
+    // Of two at a time one wins, whatever the store made of it.
+    match load_config(store, keys, config.number) {
+        Ok(there) if there == *config => Ok(()),
+        Ok(_) => Err(Error::new(Fault::Busy, format!("another one has written {name} meanwhile"))),
+        Err(e) => Err(put.err().unwrap_or(e).while_(format!("writing {name} to {}", store.location()))),
+    }
+}
+
+/// Writes a config that counts a second time, under the next number: a bit that flips in one of them closes nothing. What
+/// the config says is done already, so a twin that fails is only told.
+fn put_twin(
+    store: &dyn Store,
+    keys: &Keyring,
+    config: &Config,
+    before: Option<&Keyring>,
+    observer: &Arc<dyn Observer>,
+) {
+    let twin = config.number.checked_add(1).map(|number| Config { number, ..config.clone() });
+    let put = twin.as_ref().map_or(Ok(()), |twin| put_config(store, keys, twin, before));
+    if let Err(e) = put {
+        observer.event(Event::Warning(&format!("the config has no second copy: {}", e.chain())));
+    }
 }
 
 fn load_config(store: &dyn Store, keys: &Keyring, number: u64) -> Result<Config> {

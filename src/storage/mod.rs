@@ -9,11 +9,19 @@ mod folder;
 mod following;
 mod local;
 mod opened;
+mod place;
+mod places;
+mod remote;
+mod retry;
+mod throttle;
 
 pub mod conformance;
 
 pub use following::Following;
 pub use local::Local;
+pub use place::{Place, S3Place, SftpPlace, WebDavPlace};
+pub use places::{Options, create, follow, open};
+pub use retry::Retry;
 
 use crate::clock::Time;
 use crate::fault::{Error, Result};
