@@ -6,7 +6,7 @@ use crate::config::{Configuration, Profile};
 use crate::event::{Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::slot::Label;
-use crate::repository::{Credential, OpenOptions, Repository};
+use crate::repository::{Credential, OpenOptions, Opener, Repository, Spare};
 use crate::storage::{Following, Local, Store};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions as FileOptions};
@@ -49,6 +49,12 @@ pub struct Global {
     #[arg(long, global = true, env = "PASTFS_CACHE", hide_env_values = true, value_name = "DIR")]
     #[arg(help_heading = "Global options")]
     cache: Option<PathBuf>,
+    /// Read here what the repository cannot give: a replica of it (may be repeated; or set PASTFS_REPLICAS, with commas between)
+    ///
+    /// Commands that only read, and mounts, take from a replica what is damaged, missing or not to be reached in the repository,
+    /// verified as always, and warn of it. A replica that is not there is passed over. pastfs replicate makes them.
+    #[arg(long, global = true, value_name = "REPLICA", help_heading = "Global options")]
+    replica: Vec<OsString>,
     /// Print JSON for machines
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
@@ -238,6 +244,57 @@ impl Global {
     /// The same, for a program that runs for months: it is found again after it was away.
     pub fn followed_store(&self) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(Following::open(self.place()?)?))
+    }
+
+    /// The storage of another place, such as that of a replica.
+    pub fn store_at(&self, text: &OsStr) -> Result<Arc<dyn Store>> {
+        Ok(Arc::new(Local::open(Path::new(text))?))
+    }
+
+    /// The replicas that are read where the repository fails: those of the command line, of the environment, or of the profile.
+    fn spares(&self) -> Result<Vec<Spare>> {
+        let env = std::env::var_os("PASTFS_REPLICAS").filter(|v| !v.is_empty());
+        let places: Vec<OsString> = match (&self.replica[..], env) {
+            ([], Some(places)) => {
+                let named = places.as_bytes().split(|b| *b == b',').filter(|place| !place.is_empty());
+                named.map(|place| OsStr::from_bytes(place).to_owned()).collect()
+            }
+            ([], None) => self.profile()?.replicas.iter().map(OsString::from).collect(),
+            (places, _) => places.to_vec(),
+        };
+        places
+            .into_iter()
+            .map(|place| {
+                let shown = place.to_string_lossy().into_owned();
+                // A relative path means the folder in which the command was given, also in the background.
+                let path = std::path::absolute(&place).doing(|| format!("looking for {shown}"))?;
+                let open: Opener = Box::new(move || Ok(Arc::new(Local::open(&path)?) as Arc<dyn Store>));
+                Ok(Spare::new(shown, open))
+            })
+            .collect()
+    }
+
+    /// Opens the repository for a command that only reads: with its replicas.
+    pub fn open_to_read(&self, observer: Arc<dyn Observer>) -> Result<Arc<Repository>> {
+        let store = self.store();
+        let credential = self.credential(Ask::Once)?;
+        self.open_to_read_with(store, &credential, observer)
+    }
+
+    /// The same, with a key that is at hand, and with or without a store.
+    pub fn open_to_read_with(
+        &self,
+        store: Result<Arc<dyn Store>>,
+        credential: &Credential,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Repository>> {
+        let options = OpenOptions { cache: self.cache()?, observer };
+        Repository::open_or_replica(store, credential, options, self.spares()?)
+    }
+
+    /// Opens the repository for a command that only reads and shows no progress, but prints warnings.
+    pub fn open_plainly_to_read(&self) -> Result<Arc<Repository>> {
+        self.open_to_read(Progress::warnings(self))
     }
 
     /// The storage of a replica that may have to be made. A dry run makes no folder.

@@ -25,6 +25,7 @@ mod rotation;
 mod segments;
 mod sight;
 mod slots;
+mod spare;
 mod stages;
 mod survey;
 mod sweep;
@@ -50,6 +51,7 @@ pub use rights::Right;
 pub use rotation::Carried;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
 pub use slots::{Credential, SlotInfo};
+pub use spare::{Opener, Spare};
 pub use stages::Frames;
 pub use survey::{Flaw, Found, Promise, Survey, is_finding};
 pub use sweep::Sweep;
@@ -116,6 +118,8 @@ pub struct Repository {
     told: Mutex<HashSet<String>>,
     /// The damaged pack that was healed last, or that could not be.
     healed: Mutex<healing::Healed>,
+    /// Replicas that are read where this fails.
+    spares: spare::Spares,
 }
 
 impl Repository {
@@ -241,6 +245,7 @@ impl Repository {
             known: Mutex::default(),
             told: Mutex::default(),
             healed: Mutex::default(),
+            spares: Default::default(),
         }))
     }
 
@@ -351,7 +356,7 @@ impl Repository {
         let doing = || format!("reading the paths of snapshot {}", snapshot.id.short());
         // Sealed ones are never empty: it was too long to be kept.
         let read = match m.private.is_empty() {
-            true => Some(self.manifest(&snapshot.id).doing(doing)?.0.private),
+            true => Some(self.manifest_anywhere(&snapshot.id).doing(doing)?.0.private),
             false => None,
         };
         let sealed = read.as_ref().unwrap_or(&m.private);
