@@ -18,7 +18,7 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Result};
 use crate::format::pack::PackEntry;
 use crate::id::PackId;
-use crate::repository::{Found, Repository, Right, Snapshot, Survey};
+use crate::repository::{Found, Keep, Repository, Right, Snapshot, Survey};
 use finding::Findings;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -179,7 +179,8 @@ fn go_through(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<u64> {
-    let reader = repository.reader();
+    // What the store has is in question, not what was kept of it.
+    let reader = repository.reader_keeping(Keep::Nothing);
     let needed = repository.index()?.marks()?;
     let mut walk = Walk::new(repository, &reader, shelves, findings, stop, Pass::Gather(&needed))?;
     for s in &survey.snapshots {

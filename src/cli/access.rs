@@ -55,6 +55,11 @@ pub struct Global {
     /// verified as always, and warn of it. A replica that is not there is passed over. pastfs replicate makes them.
     #[arg(long, global = true, value_name = "REPLICA", help_heading = "Global options")]
     replica: Vec<OsString>,
+    /// Most bytes of a repository elsewhere (not in a folder) that the cache keeps beside the index, such as 10GiB; 0: none
+    /// [default: 4GiB]
+    #[arg(long, global = true, env = "PASTFS_CACHE_SIZE", hide_env_values = true, value_name = "SIZE")]
+    #[arg(value_parser = super::words::parse_size, help_heading = "Global options")]
+    cache_size: Option<u64>,
     /// Print JSON for machines
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
@@ -289,7 +294,11 @@ impl Global {
         observer: Arc<dyn Observer>,
     ) -> Result<Arc<Repository>> {
         let options = OpenOptions { cache: self.cache()?, observer };
-        Repository::open_or_replica(store, credential, options, self.spares()?)
+        let repository = Repository::open_or_replica(store, credential, options, self.spares()?)?;
+        if let Some(bytes) = self.cache_size {
+            repository.bound_cache(bytes);
+        }
+        Ok(repository)
     }
 
     /// Opens the repository for a command that only reads and shows no progress, but prints warnings.
@@ -320,7 +329,11 @@ impl Global {
         credential: &Credential,
         observer: Arc<dyn Observer>,
     ) -> Result<Arc<Repository>> {
-        Repository::open(store, credential, OpenOptions { cache: self.cache()?, observer })
+        let repository = Repository::open(store, credential, OpenOptions { cache: self.cache()?, observer })?;
+        if let Some(bytes) = self.cache_size {
+            repository.bound_cache(bytes);
+        }
+        Ok(repository)
     }
 
     /// Opens the repository for a command that shows no progress, but prints warnings.

@@ -5,6 +5,7 @@
 mod adopt;
 mod away;
 mod examine;
+mod far;
 mod healing;
 mod intake;
 mod keyring;
@@ -15,6 +16,8 @@ mod merge;
 mod mover;
 mod needs;
 mod notes;
+mod opening;
+mod pace;
 mod process;
 mod putback;
 mod reader;
@@ -45,7 +48,7 @@ pub use mover::{Moved, Mover};
 pub use needs::{Listener, Need};
 pub use notes::Ended;
 pub use putback::Named;
-pub use reader::Reader;
+pub use reader::{Keep, Reader};
 pub use replica::Identity;
 pub use rights::Right;
 pub use rotation::Carried;
@@ -64,22 +67,30 @@ use crate::event::{Event, Observer, Silent};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
+use crate::format::pack::{Header, Space};
 use crate::format::slot::{Label, Slot};
 use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
+use crate::pack::Finished;
 use crate::parity::PERCENT_MAX;
 use crate::seal::{Cipher, IdKeys, Role};
-use crate::storage::Store;
+use crate::storage::{Costs, Counted, Counts, Near, Shelf, Store};
 use keyring::Keyring;
 use parking_lot::Mutex;
 use slots::{read_slots, slot_name};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Layout of the cache; another number is another folder.
 const CACHE_SCHEMA: u32 = 2;
+/// Default bound in bytes of what is kept of a far store, beside the index: the trees of ten million files and more, or a
+/// system that is restored twice.
+pub const CACHE_BYTES: u64 = 4 << 30;
+/// Folder of that, in the repository's cache.
+const PIECES: &str = "pieces";
 /// Features that this program knows: to read, to write, to delete.
 const FEATURES: [&[&[u8]]; 3] = [&[], &[], &[]];
 
@@ -104,6 +115,8 @@ pub struct OpenOptions {
 /// An opened repository.
 pub struct Repository {
     store: Arc<dyn Store>,
+    /// What the store was asked for.
+    counts: Arc<Counts>,
     keys: Arc<Keyring>,
     slot: SlotId,
     config: Config,
@@ -120,6 +133,9 @@ pub struct Repository {
     healed: Mutex<healing::Healed>,
     /// Replicas that are read where this fails.
     spares: spare::Spares,
+    /// What is kept of a far store; opened when it is first needed.
+    near: OnceLock<Option<Arc<Near>>>,
+    cache_bytes: AtomicU64,
 }
 
 impl Repository {
@@ -205,35 +221,17 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
     pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
+        let counted = Counted::new(store);
+        let counts = counted.counts();
+        let store: Arc<dyn Store> = Arc::new(counted);
         let place = store.location();
-        let numbers = config_numbers(&*store)?;
-        let (slots, mut failed) = read_slots(&*store, &options.observer)?;
-        let (slot, mut keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)?
-        {
-            Some(found) => found,
-            None => {
-                let unread = |e: &Error| !matches!(e.fault(), Fault::Damaged | Fault::Newer);
-                if let Some(at) = failed.iter().position(unread) {
-                    return Err(failed.swap_remove(at).while_(format!("reading the keys of {place}")));
-                }
-                let what = match credential {
-                    Credential::Password(_) => "wrong password",
-                    Credential::KeyFile(_) => "wrong key file",
-                };
-                let e = Error::new(Fault::WrongKey, format!("{what} for {place}"));
-                return Err(match failed.len() {
-                    0 => e,
-                    n => e.hint(format!(
-                        "keys of this repository that are damaged: {n}. If this is one of them, use another one, or copy \
-                         it back into keys/ from another copy of the repository"
-                    )),
-                });
-            }
-        };
+        let (slot, mut keys, config) =
+            opening::opened(&*store, &options.cache, credential, &options.observer)?;
         keys.heed(&config).doing(|| format!("reading config/{} of {place}", config.number))?;
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
         Ok(Arc::new(Self {
             store,
+            counts,
             keys: Arc::new(keys),
             slot,
             config,
@@ -246,6 +244,8 @@ impl Repository {
             told: Mutex::default(),
             healed: Mutex::default(),
             spares: Default::default(),
+            near: OnceLock::new(),
+            cache_bytes: AtomicU64::new(CACHE_BYTES),
         }))
     }
 
@@ -274,6 +274,14 @@ impl Repository {
     pub fn location(&self) -> String {
         self.store.location()
     }
+    /// What its store was asked for since it was opened.
+    pub fn costs(&self) -> Costs {
+        self.counts.costs()
+    }
+    /// The same as it goes on.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
     /// What chunks are named with.
     pub fn ids(&self) -> &IdKeys {
         &self.keys.ids
@@ -286,6 +294,43 @@ impl Repository {
     pub fn cache_dir(&self) -> &Path {
         &self.cache
     }
+    /// Bounds what is kept of a far store to so many bytes, instead of [`CACHE_BYTES`]; 0: nothing is. To be called before
+    /// anything is read.
+    pub fn bound_cache(&self, bytes: u64) {
+        self.cache_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The pieces of packs that are kept. `None` where the store is not far, where nothing is to be kept, and where nothing can
+    /// be, which is told once.
+    fn near(&self) -> Option<Arc<Near>> {
+        let open = || {
+            let bytes = self.cache_bytes.load(Ordering::Relaxed);
+            if bytes == 0 || !self.store.nature().is_far {
+                return None;
+            }
+            let opened =
+                crate::index::claim(&self.cache).and_then(|()| Near::open(&self.cache.join(PIECES), bytes));
+            match opened {
+                Ok(near) => Some(Arc::new(near)),
+                Err(e) => {
+                    let text = format!("nothing that is read is kept for the next time: {}", e.chain());
+                    self.observer.event(Event::Warning(&text));
+                    None
+                }
+            }
+        };
+        self.near.get_or_init(open).clone()
+    }
+
+    /// Keeps a pack that was just stored, if it is one of trees: the next backup reads them.
+    fn keep_trees(&self, pack: &Finished) {
+        let is_trees = Header::decode(&pack.entry.header).is_ok_and(|(h, _)| h.space == Space::Trees);
+        if is_trees && let Some(near) = self.near() {
+            // What cannot be kept is fetched.
+            let _ = near.put(Shelf::Trees, &pack.entry.pack.hex(), 0, &pack.bytes);
+        }
+    }
+
     /// The chunker that new content is cut with.
     pub fn chunker(&self) -> Result<Chunker> {
         let params = Params::from_parts(self.config.chunker, &self.config.chunker_parameters)?;
@@ -362,6 +407,21 @@ impl Repository {
         let sealed = read.as_ref().unwrap_or(&m.private);
         let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
         Private::decode(&plain).doing(doing)
+    }
+}
+
+impl Drop for Repository {
+    /// Whoever listens to details hears what the work has cost.
+    fn drop(&mut self) {
+        let costs = self.costs();
+        self.observer.event(Event::Detail(&format!(
+            "requests to {}: {}, {} bytes sent, {} received ({})",
+            self.store.location(),
+            costs.requests(),
+            costs.sent(),
+            costs.received(),
+            costs.words()
+        )));
     }
 }
 

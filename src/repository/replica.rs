@@ -7,7 +7,7 @@
 use super::keyring::Keyring;
 use super::listing::{ListedNote, Listing, note_name};
 use super::slots::slot_name;
-use super::{Repository, Right, config_numbers, load_config, newest_config};
+use super::{CACHE_BYTES, Repository, Right, config_numbers, load_config, newest_config};
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
@@ -15,9 +15,10 @@ use crate::format::object::{Kind, Signed, body};
 use crate::format::snapshot::Action;
 use crate::id::{SlotId, SnapshotId};
 use crate::seal::Role;
-use crate::storage::Store;
+use crate::storage::{Counted, Store};
 use parking_lot::Mutex;
 use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 /// What makes a store one of this repository, as far as it was copied.
@@ -62,8 +63,10 @@ impl Repository {
         config: Config,
         is_beside: bool,
     ) -> Arc<Self> {
+        let counted = Counted::new(store);
         Arc::new(Self {
-            store,
+            counts: counted.counts(),
+            store: Arc::new(counted),
             keys,
             slot: self.slot,
             config,
@@ -76,6 +79,8 @@ impl Repository {
             told: Mutex::default(),
             healed: Mutex::default(),
             spares: Default::default(),
+            near: OnceLock::new(),
+            cache_bytes: AtomicU64::new(CACHE_BYTES),
         })
     }
 

@@ -12,7 +12,7 @@ use crate::fault::{Error, Fault, Result};
 use crate::format::object::Kind;
 use crate::format::pack::Space;
 use crate::id::{ChunkId, ID_LEN};
-use crate::storage::{Listed, Store};
+use crate::storage::{Listed, Nature, Store};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -310,6 +310,9 @@ impl Store for ReadOnly {
     }
     fn modified(&self, name: &str) -> Result<Time> {
         self.store.modified(name)
+    }
+    fn nature(&self) -> Nature {
+        self.store.nature()
     }
     fn may_be_stale(&self) -> bool {
         self.store.may_be_stale()

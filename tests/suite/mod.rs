@@ -44,6 +44,7 @@ mod samba;
 mod same_tick;
 mod scene;
 mod selection;
+mod servers;
 mod soak;
 mod stats;
 mod syscalls;
