@@ -267,16 +267,8 @@ impl Global {
             ([], None) => self.profile()?.replicas.iter().map(OsString::from).collect(),
             (places, _) => places.to_vec(),
         };
-        places
-            .into_iter()
-            .map(|place| {
-                let shown = place.to_string_lossy().into_owned();
-                // A relative path means the folder in which the command was given, also in the background.
-                let path = std::path::absolute(&place).doing(|| format!("looking for {shown}"))?;
-                let open: Opener = Box::new(move || Ok(Arc::new(Local::open(&path)?) as Arc<dyn Store>));
-                Ok(Spare::new(shown, open))
-            })
-            .collect()
+        let spare = |place: OsString| Ok(Spare::new(place.to_string_lossy(), self.opener(&place)?));
+        places.into_iter().map(spare).collect()
     }
 
     /// Opens the repository for a command that only reads: with its replicas.
@@ -299,6 +291,28 @@ impl Global {
             repository.bound_cache(bytes);
         }
         Ok(repository)
+    }
+
+    /// Opens the repository and a replica of it, by which it is opened where what opens it is damaged.
+    pub fn open_with_replica(
+        &self,
+        place: &OsStr,
+        observer: Arc<dyn Observer>,
+    ) -> Result<(Arc<Repository>, Arc<Repository>)> {
+        let options = OpenOptions { cache: self.cache()?, observer };
+        let (store, credential) = (self.store()?, self.credential(Ask::Once)?);
+        let spare = Spare::new(place.to_string_lossy(), self.opener(place)?);
+        let repository = Repository::open_or_replica(Ok(store), &credential, options, vec![spare])?;
+        let replica = repository.beside(self.store_at(place)?)?;
+        Ok((repository, replica))
+    }
+
+    /// How to open a place, now or later.
+    fn opener(&self, place: &OsStr) -> Result<Opener> {
+        // A relative path means the folder in which the command was given, also in the background.
+        let doing = || format!("looking for {}", place.to_string_lossy());
+        let path = std::path::absolute(place).doing(doing)?;
+        Ok(Box::new(move || Ok(Arc::new(Local::open(&path)?) as Arc<dyn Store>)))
     }
 
     /// Opens the repository for a command that only reads and shows no progress, but prints warnings.
