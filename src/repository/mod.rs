@@ -29,6 +29,7 @@ mod slots;
 mod stages;
 mod survey;
 mod sweep;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod vanished;
