@@ -96,6 +96,10 @@ fn round(
         findings.object(&flaw.object, &flaw.error);
         findings.is_index_torn |= flaw.object.starts_with("index/");
     }
+    if let [only] = survey.configs[..] {
+        let e = Error::damaged("there is no second config: if this one is damaged nothing can be read");
+        findings.object(&format!("config/{only}"), &e.hint("`pastfs repair snapshots` writes another one"));
+    }
     for (pack, e) in &survey.parity {
         findings.parity(*pack, e);
     }

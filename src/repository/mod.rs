@@ -7,6 +7,7 @@ mod away;
 mod examine;
 mod far;
 mod healing;
+mod intake;
 mod keyring;
 mod lease;
 mod leases;
@@ -21,6 +22,7 @@ mod process;
 mod putback;
 mod reader;
 mod remembered;
+mod replica;
 mod rights;
 mod rotation;
 mod segments;
@@ -38,6 +40,7 @@ mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
+pub use intake::{Again, Intake, Taken};
 pub use keyring::Author;
 pub use leases::Session;
 pub use listing::Snapshot;
@@ -46,6 +49,7 @@ pub use needs::{Listener, Need};
 pub use notes::Ended;
 pub use putback::Named;
 pub use reader::{Keep, Reader};
+pub use replica::Identity;
 pub use rights::Right;
 pub use rotation::Carried;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
@@ -112,10 +116,12 @@ pub struct Repository {
     store: Arc<dyn Store>,
     /// What the store was asked for.
     counts: Arc<Counts>,
-    keys: Keyring,
+    keys: Arc<Keyring>,
     slot: SlotId,
     config: Config,
     cache: PathBuf,
+    /// Another store of this repository is in use as well: this one has an index of its own in the cache.
+    is_beside: bool,
     observer: Arc<dyn Observer>,
     index: OnceLock<Arc<Index>>,
     opening: Mutex<()>,
@@ -202,7 +208,8 @@ impl Repository {
         };
         store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
         // Last: a store without config is no repository yet.
-        store.put("config/1", &keys.seal_config(config.encode(), None)?)?;
+        put_config(&**store, &keys, &config, None)?;
+        put_twin(&**store, &keys, &config, None, &observer);
         Ok(keys.repository)
     }
 
@@ -222,10 +229,11 @@ impl Repository {
         Ok(Arc::new(Self {
             store,
             counts,
-            keys,
+            keys: Arc::new(keys),
             slot,
             config,
             cache,
+            is_beside: false,
             observer: options.observer,
             index: OnceLock::new(),
             opening: Mutex::new(()),
@@ -327,7 +335,18 @@ impl Repository {
 
     /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
     /// key has an index of its own.
+    ///
+    /// Of two stores that one process has open each has its own too. That is for speed alone: what counts is what a store lists
+    /// now, so that two places which share an index are told apart by one listing, and load all of it anew in turn.
     fn index_dir(&self) -> PathBuf {
+        let view = self.view_dir();
+        match self.is_beside {
+            false => view,
+            true => view.join(format!("place-{}", digest(self.location().as_bytes()))),
+        }
+    }
+
+    fn view_dir(&self) -> PathBuf {
         let who = match self.keys.role {
             Role::Full | Role::Reader => [0; 32],
             Role::Writer => self.keys.public(),
@@ -337,13 +356,12 @@ impl Repository {
         }
         // What counted while a key had not ended is another view.
         let state = [&self.config.since.to_le_bytes()[..], &self.config.ended.concat()].concat();
-        let digest = |bytes: &[u8]| hex(&blake3::hash(bytes).as_bytes()[..8]);
         self.cache.join(format!("view-{}-{}", digest(&who), digest(&state)))
     }
 
     /// Views of before keys have ended are of no use to anybody who opens the repository from now on.
     fn drop_old_views(&self) {
-        let dir = self.index_dir();
+        let dir = self.view_dir();
         let name = dir.file_name().and_then(|n| n.to_str());
         let Some((who, _)) = name.and_then(|n| n.rsplit_once('-')).filter(|(n, _)| n.starts_with("view-"))
         else {
@@ -401,6 +419,11 @@ impl Drop for Repository {
             costs.words()
         )));
     }
+}
+
+/// Names folders of the cache.
+fn digest(bytes: &[u8]) -> String {
+    hex(&blake3::hash(bytes).as_bytes()[..8])
 }
 
 /// The numbers of the configs that are listed, rising.
@@ -466,6 +489,35 @@ fn newest_config(
         }
     }
     Err(Error::damaged(format!("no config of {} is whole", store.location())))
+}
+
+/// Writes a config, and proves that it is the one that counts.
+fn put_config(store: &dyn Store, keys: &Keyring, config: &Config, before: Option<&Keyring>) -> Result<()> {
+    let name = format!("config/{}", config.number);
+    let object = keys.seal_config(config.encode(), before)?;
+    let put = store.put(&name, &object);
+    // Of two at a time one wins, whatever the store made of it.
+    match load_config(store, keys, config.number) {
+        Ok(there) if there == *config => Ok(()),
+        Ok(_) => Err(Error::new(Fault::Busy, format!("another one has written {name} meanwhile"))),
+        Err(e) => Err(put.err().unwrap_or(e).while_(format!("writing {name} to {}", store.location()))),
+    }
+}
+
+/// Writes a config that counts a second time, under the next number: a bit that flips in one of them closes nothing. What
+/// the config says is done already, so a twin that fails is only told.
+fn put_twin(
+    store: &dyn Store,
+    keys: &Keyring,
+    config: &Config,
+    before: Option<&Keyring>,
+    observer: &Arc<dyn Observer>,
+) {
+    let twin = config.number.checked_add(1).map(|number| Config { number, ..config.clone() });
+    let put = twin.as_ref().map_or(Ok(()), |twin| put_config(store, keys, twin, before));
+    if let Err(e) = put {
+        observer.event(Event::Warning(&format!("the config has no second copy: {}", e.chain())));
+    }
 }
 
 fn load_config(store: &dyn Store, keys: &Keyring, number: u64) -> Result<Config> {

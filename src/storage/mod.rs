@@ -11,6 +11,11 @@ mod following;
 mod local;
 mod near;
 mod opened;
+mod place;
+mod places;
+mod remote;
+mod retry;
+mod throttle;
 
 pub mod conformance;
 
@@ -18,6 +23,9 @@ pub use counted::{Costs, Counted, Counts, Deed};
 pub use following::Following;
 pub use local::Local;
 pub use near::{Near, Shelf};
+pub use place::{Place, S3Place, SftpPlace, WebDavPlace};
+pub use places::{Options, create, follow, open};
+pub use retry::Retry;
 
 use crate::clock::Time;
 use crate::fault::{Error, Result};

@@ -46,6 +46,7 @@ mod samba;
 mod same_tick;
 mod scene;
 mod selection;
+mod servers;
 mod soak;
 mod stats;
 mod syscalls;
