@@ -3,11 +3,13 @@
 mod away;
 mod checking;
 mod clocks;
+mod costs;
 mod crowd;
 mod damage;
 mod deaths;
 mod errors;
 mod eviction;
+mod far;
 mod faults;
 mod fidelity;
 mod forgetting;
