@@ -18,7 +18,7 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Doing, Error, Result};
 use crate::format::pack::PackEntry;
 use crate::id::PackId;
-use crate::repository::{Found, Repository, Right, Snapshot, Survey};
+use crate::repository::{Found, Keep, Repository, Right, Snapshot, Survey};
 use finding::Findings;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -95,6 +95,10 @@ fn round(
     for flaw in &survey.flaws {
         findings.object(&flaw.object, &flaw.error);
         findings.is_index_torn |= flaw.object.starts_with("index/");
+    }
+    if let [only] = survey.configs[..] {
+        let e = Error::damaged("there is no second config: if this one is damaged nothing can be read");
+        findings.object(&format!("config/{only}"), &e.hint("`pastfs repair snapshots` writes another one"));
     }
     for (pack, e) in &survey.parity {
         findings.parity(*pack, e);
@@ -175,7 +179,8 @@ fn go_through(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<u64> {
-    let reader = repository.reader();
+    // What the store has is in question, not what was kept of it.
+    let reader = repository.reader_keeping(Keep::Nothing);
     let needed = repository.index()?.marks()?;
     let mut walk = Walk::new(repository, &reader, shelves, findings, stop, Pass::Gather(&needed))?;
     for s in &survey.snapshots {

@@ -49,6 +49,11 @@ pub struct Global {
     #[arg(long, global = true, env = "PASTFS_CACHE", hide_env_values = true, value_name = "DIR")]
     #[arg(help_heading = "Global options")]
     cache: Option<PathBuf>,
+    /// Most bytes of a repository elsewhere (not in a folder) that the cache keeps beside the index, such as 10GiB; 0: none
+    /// [default: 4GiB]
+    #[arg(long, global = true, env = "PASTFS_CACHE_SIZE", hide_env_values = true, value_name = "SIZE")]
+    #[arg(value_parser = super::words::parse_size, help_heading = "Global options")]
+    cache_size: Option<u64>,
     /// Print JSON for machines
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
@@ -247,7 +252,11 @@ impl Global {
         credential: &Credential,
         observer: Arc<dyn Observer>,
     ) -> Result<Arc<Repository>> {
-        Repository::open(store, credential, OpenOptions { cache: self.cache()?, observer })
+        let repository = Repository::open(store, credential, OpenOptions { cache: self.cache()?, observer })?;
+        if let Some(bytes) = self.cache_size {
+            repository.bound_cache(bytes);
+        }
+        Ok(repository)
     }
 
     /// Opens the repository for a command that shows no progress, but prints warnings.

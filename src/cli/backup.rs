@@ -14,6 +14,7 @@ use crate::format::tree::NAME_MAX;
 use crate::moment;
 use crate::seal::Compression;
 use crate::source::{self, Exclude};
+use crate::storage::Costs;
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -123,7 +124,7 @@ impl Backup {
         drop(progress);
         let mut out = Output::open()?;
         if global.json {
-            out.line(machine(&report, dry_run))?;
+            out.line(machine(&report, dry_run, &repository.costs()))?;
         } else if !global.quiet {
             for line in summary(&report, dry_run) {
                 out.line(line)?;
@@ -256,7 +257,7 @@ fn summary(report: &Report, dry_run: bool) -> Vec<String> {
     lines
 }
 
-fn machine(report: &Report, dry_run: bool) -> String {
+fn machine(report: &Report, dry_run: bool, costs: &Costs) -> String {
     let (new, changed, unchanged) = report.changes;
     json!({
         "message_type": "summary",
@@ -270,6 +271,7 @@ fn machine(report: &Report, dry_run: bool) -> String {
         "stored_again": report.stored_again,
         "seconds": report.seconds,
         "totals": totals(&report.totals),
+        "store": words::machine_costs(costs),
     })
     .to_string()
 }

@@ -8,6 +8,7 @@ use super::words;
 use crate::check::{self, Finding, Hit, Options, Report, Subset, Vouched};
 use crate::fault::Result;
 use crate::repository::Right;
+use crate::storage::Costs;
 use serde_json::{Map, Value, json};
 
 /// Look whether the repository is whole
@@ -58,7 +59,8 @@ impl Check {
             out.line(if global.json { machine(finding).to_string() } else { line(finding) })?;
         }
         if global.json {
-            out.line(summary(&report, vouched.as_ref(), unvouched).to_string())?;
+            let costs = repository.costs();
+            out.line(summary(&report, vouched.as_ref(), unvouched, &costs).to_string())?;
         } else if !global.quiet {
             for line in words_of(&report, vouched.as_ref(), unvouched) {
                 out.line(line)?;
@@ -138,7 +140,7 @@ fn machine(f: &Finding) -> Value {
     })
 }
 
-fn summary(r: &Report, vouched: Option<&Vouched>, unvouched: u64) -> Value {
+fn summary(r: &Report, vouched: Option<&Vouched>, unvouched: u64, costs: &Costs) -> Value {
     let (vouched_packs, vouched_bytes) = vouched.map_or((0, 0), |v| v.packs);
     json!({
         "message_type": "summary",
@@ -156,6 +158,7 @@ fn summary(r: &Report, vouched: Option<&Vouched>, unvouched: u64) -> Value {
         "vouched_bytes": vouched_bytes,
         "unvouched_packs": unvouched,
         "seconds": r.seconds,
+        "store": words::machine_costs(costs),
     })
 }
 

@@ -41,8 +41,8 @@ const REFRESH_MAX: i64 = 86_400;
 /// who does not in each snapshot that has it.
 ///
 /// The mounted folder itself answers extended attributes that are never listed: `user.pastfs.repository` is the id of the
-/// repository, and `user.pastfs.statistics` tells in JSON how many requests of each kind the kernel has sent and how many
-/// inodes it holds. The folder of a snapshot answers `user.pastfs.snapshot`, its id.
+/// repository, and `user.pastfs.statistics` tells in JSON how many requests of each kind the kernel has sent, how many
+/// inodes it holds, and what the store was asked for. The folder of a snapshot answers `user.pastfs.snapshot`, its id.
 #[derive(clap::Args)]
 pub struct Mount {
     /// An empty folder

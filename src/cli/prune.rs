@@ -13,6 +13,7 @@ use crate::prune::{self, GRACE_SECONDS, Holder, Options, Plan, Report, Unused};
 use crate::repository::Repository;
 use crate::retention;
 use crate::seal::Compression;
+use crate::storage::Costs;
 use jiff::{Span, SpanRelativeTo};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -110,7 +111,7 @@ fn prune(
         return Err(e);
     }
     if !options.dry_run {
-        tell_report(global, &report)?;
+        tell_report(global, &report, &repository.costs())?;
     }
     for (pack, why) in &report.damaged {
         observer.event(Event::Warning(&format!(
@@ -306,7 +307,7 @@ fn machine_plan(p: &Plan) -> Value {
     })
 }
 
-fn tell_report(global: &Global, r: &Report) -> Result<()> {
+fn tell_report(global: &Global, r: &Report, costs: &Costs) -> Result<()> {
     let mut out = Output::open()?;
     if global.json {
         let summary = json!({
@@ -323,6 +324,7 @@ fn tell_report(global: &Global, r: &Report) -> Result<()> {
             "segments_deleted": r.segments.1,
             "packs_damaged": r.damaged.iter().map(|(id, _)| id.hex()).collect::<Vec<_>>(),
             "time": words::machine_time(clock::now()),
+            "store": words::machine_costs(costs),
         });
         out.line(summary.to_string())?;
     } else if !global.quiet {

@@ -413,6 +413,8 @@ fn fate(b: &Broken, dry_run: bool) -> &'static str {
     match (b.fate, dry_run) {
         (Fate::PutBack, false) => "it was put back as this machine has seen it",
         (Fate::PutBack, true) => "it would be put back as this machine has seen it",
+        (Fate::Doubled, false) => "it was written a second time",
+        (Fate::Doubled, true) => "it would be written a second time",
         (Fate::Dropped, false) => "it was removed",
         (Fate::Dropped, true) => "it would be removed",
         (Fate::Left, _) => "it is left as it is",
@@ -422,6 +424,7 @@ fn fate(b: &Broken, dry_run: bool) -> &'static str {
 fn broken_object(b: &Broken) -> Value {
     let fate = match b.fate {
         Fate::PutBack => "put_back",
+        Fate::Doubled => "doubled",
         Fate::Dropped => "dropped",
         Fate::Left => "left",
     };

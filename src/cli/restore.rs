@@ -10,6 +10,7 @@ use crate::fault::{Doing, Error, Result};
 use crate::id::SnapshotId;
 use crate::repository::Right;
 use crate::restore::{self, Options, Overwrite, Report};
+use crate::storage::Costs;
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -123,7 +124,7 @@ impl Restore {
         drop(progress);
         let mut out = Output::open()?;
         if global.json {
-            out.line(machine(&report, &snapshot.id, dry_run))?;
+            out.line(machine(&report, &snapshot.id, dry_run, &repository.costs()))?;
         } else if !global.quiet {
             for line in summary(&report, &snapshot.id, dry_run) {
                 out.line(line)?;
@@ -184,7 +185,7 @@ fn summary(report: &Report, snapshot: &SnapshotId, dry_run: bool) -> Vec<String>
     lines
 }
 
-fn machine(report: &Report, snapshot: &SnapshotId, dry_run: bool) -> String {
+fn machine(report: &Report, snapshot: &SnapshotId, dry_run: bool, costs: &Costs) -> String {
     json!({
         "message_type": "summary",
         "dry_run": dry_run,
@@ -203,6 +204,7 @@ fn machine(report: &Report, snapshot: &SnapshotId, dry_run: bool) -> String {
         "damaged": report.damaged,
         "incomplete": report.incomplete,
         "seconds": report.seconds,
+        "store": words::machine_costs(costs),
     })
     .to_string()
 }

@@ -3,6 +3,7 @@
 use super::output::Output;
 use crate::clock::Time;
 use crate::fault::Result;
+use crate::storage::Costs;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
@@ -104,6 +105,12 @@ pub fn local_time(time: Time) -> String {
         Some(t) => t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         None => format!("@{}", time.seconds),
     }
+}
+
+/// What a store was asked for.
+pub fn machine_costs(costs: &Costs) -> Value {
+    // It is an object by construction.
+    serde_json::from_str(&costs.json()).unwrap_or_default()
 }
 
 /// RFC 3339 in UTC with nine digits of a second: sorts as text.

@@ -1,6 +1,7 @@
 //! How many requests of each kind the kernel sent. What a program costs here is told by these numbers, not
 //! by seconds: the tests hold the mount to them.
 
+use crate::storage::Costs;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,14 +46,14 @@ impl Counters {
         self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All counts, and how many inodes the kernel holds, as one JSON object.
-    pub fn json(&self, inodes: usize) -> String {
+    /// All counts, how many inodes the kernel holds, and what the store was asked for, as one JSON object.
+    pub fn json(&self, inodes: usize, store: &Costs) -> String {
         let mut text = String::from("{\"requests\":{");
         for (n, (name, count)) in NAMES.iter().zip(&self.counts).enumerate() {
             let comma = if n == 0 { "" } else { "," };
             let _ = write!(text, "{comma}\"{name}\":{}", count.load(Ordering::Relaxed));
         }
-        let _ = write!(text, "}},\"inodes\":{inodes}}}");
+        let _ = write!(text, "}},\"inodes\":{inodes},\"store\":{}}}", store.json());
         text
     }
 }
@@ -67,8 +68,8 @@ mod tests {
         counters.count(Kind::Lookup);
         counters.count(Kind::Lseek);
         counters.count(Kind::Lseek);
-        let json = counters.json(7);
+        let json = counters.json(7, &Costs::default());
         assert!(json.starts_with("{\"requests\":{\"lookup\":1,\"forget\":0,"), "{json}");
-        assert!(json.ends_with(",\"lseek\":2},\"inodes\":7}"), "{json}");
+        assert!(json.contains(",\"lseek\":2},\"inodes\":7,\"store\":{\"requests\":0,"), "{json}");
     }
 }

@@ -40,7 +40,7 @@ pub use owners::Owners;
 
 use crate::event::Observer;
 use crate::fault::{Doing, Result};
-use crate::repository::{Repository, Right, Snapshot};
+use crate::repository::{Keep, Repository, Right, Snapshot};
 use mountpoint::Backing;
 use serve::Listed;
 use snapshots::Shown;
@@ -148,11 +148,20 @@ pub fn mount(
         only_host: options.allow_other.then_some(host),
         owners: options.owners.clone(),
         unique_inodes: options.unique_inodes,
+        store: repository.counts(),
     };
     let backing = Backing {
         source: repository.location(),
         folders: vec![repository.location().into(), repository.cache_dir().to_path_buf()],
     };
-    serve::serve(repository.reader(), setting, options, &backing, Box::new(listed), observer, ready)
-        .doing(|| format!("mounting {} at {}", repository.location(), options.mountpoint.display()))
+    serve::serve(
+        repository.reader_keeping(Keep::All),
+        setting,
+        options,
+        &backing,
+        Box::new(listed),
+        observer,
+        ready,
+    )
+    .doing(|| format!("mounting {} at {}", repository.location(), options.mountpoint.display()))
 }

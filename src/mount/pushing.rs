@@ -9,7 +9,7 @@
 use super::inodes::Node;
 use super::view::View;
 use crate::fault::Result;
-use crate::format::tree::{Entry, Node as Kind};
+use crate::format::tree::{At, Content, Entry, Node as Kind};
 use crate::tree::FileReader;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -21,6 +21,8 @@ const FILE_MAX: u64 = 128 << 10;
 const BYTES_MAX: u64 = 2 << 20;
 /// Most files that are pushed at a time.
 const FILES_MAX: usize = 512;
+/// Bytes of files behind the one that is read that are fetched from a far store. What is pushed is a part of them.
+const AHEAD_BYTES: u64 = 16 << 20;
 /// Folders whose readers are remembered: so many may be copied at once.
 const FOLDERS: usize = 16;
 
@@ -106,6 +108,9 @@ impl View {
         let listing = self.folders.listing(self.chunks(), &tree)?;
         let behind = listing.entries.partition_point(|e| e.name.as_slice() <= &*due.read.name);
         let from = behind.max(due.from).min(listing.entries.len());
+        if self.chunks().looks_ahead() {
+            self.expect_files(&listing.entries[from..]);
+        }
         let (mut bytes, mut end) = (0, from);
         let mut buffer = Vec::new();
         for entry in listing.entries[from..].iter().take(FILES_MAX) {
@@ -123,6 +128,25 @@ impl View {
             }
         }
         Ok(end)
+    }
+}
+
+impl View {
+    /// Has contents of files fetched from a far store before they are asked for.
+    fn expect_files(&self, entries: &[Entry]) {
+        let (mut bytes, mut ids) = (0, Vec::new());
+        for entry in entries {
+            let Kind::File(Content::Extents(extents)) = &entry.node else { continue };
+            bytes += entry.stat.size;
+            if bytes > AHEAD_BYTES {
+                break;
+            }
+            ids.extend(extents.iter().filter_map(|e| match e.at {
+                At::Chunk(id) => Some(id),
+                At::Hole | At::List(..) => None,
+            }));
+        }
+        self.chunks().expect(&ids);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::event::{Event, Observer};
 use crate::fault::{Error, Fault, Result as Outcome};
 use crate::format::tree::{Entry, Node as Kind, Stat};
 use crate::id::{ChunkId, RepositoryId};
+use crate::storage::Counts;
 use crate::tree::Chunks;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
@@ -51,6 +52,8 @@ pub(super) struct Setting {
     pub owners: Owners,
     /// No file of a snapshot has the number of one of another.
     pub unique_inodes: bool,
+    /// What the store is asked for, for `user.pastfs.statistics`.
+    pub store: Arc<Counts>,
 }
 
 /// The snapshots that there are, and what was found out about them together. Another value when they change.

@@ -96,6 +96,7 @@ impl World {
             only_host: only_host.map(|h| h.as_bytes().to_vec()),
             owners: Owners::new(owners).unwrap(),
             unique_inodes: false,
+            store: std::sync::Arc::default(),
         };
         let view = View::new(memory.clone(), setting, heard.clone());
         Self { memory, heard, view }

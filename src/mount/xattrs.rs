@@ -21,7 +21,9 @@ impl View {
         let What::Saved(snapshot, folder) = &node.what else {
             return match name {
                 OF_REPOSITORY if ino == ROOT => Ok(self.setting.repository.hex().into_bytes()),
-                STATISTICS if ino == ROOT => Ok(self.counters.json(self.nodes.len()).into_bytes()),
+                STATISTICS if ino == ROOT => {
+                    Ok(self.counters.json(self.nodes.len(), &self.setting.store.costs()).into_bytes())
+                }
                 _ => Err(Errno::ENODATA),
             };
         };

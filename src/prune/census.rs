@@ -5,7 +5,7 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::{Error, Fault, Result};
 use crate::id::{ChunkId, NoteId, PackId, SessionId, SnapshotId};
 use crate::index::{Lies, Mark, Marks, Retired};
-use crate::repository::{Need, Repository, Session, Sight, Snapshot, Sweep};
+use crate::repository::{Keep, Need, Repository, Session, Sight, Snapshot, Sweep};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -394,7 +394,8 @@ fn sessions(terms: &Terms<'_>, sweep: &mut Sweep) -> Result<(Vec<Session>, usize
 
 fn walk(terms: &Terms<'_>, visible: &[Arc<Snapshot>], kept: &[Arc<Snapshot>]) -> Result<Marks> {
     let (marks, seen) = (terms.repository.index()?.marks()?, terms.repository.index()?.seen()?);
-    let reader = terms.repository.reader();
+    // What is lost must be missed, whatever was kept of it.
+    let reader = terms.repository.reader_keeping(Keep::Nothing);
     terms.observer.event(Event::Planned { files: (visible.len() + kept.len()) as u64, bytes: 0 });
     for (mark, snapshots) in [(WANTED, visible), (KEPT, kept)] {
         for s in snapshots {

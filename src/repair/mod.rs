@@ -21,7 +21,7 @@ use crate::event::{Event, Observer, Outcome, Stop};
 use crate::fault::Result;
 use crate::format::snapshot::Unread;
 use crate::id::{ChunkId, SnapshotId};
-use crate::repository::{Repository, Survey};
+use crate::repository::{Keep, Repository, Survey};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,7 +54,8 @@ fn losses(
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<Losses> {
-    let reader = repository.reader();
+    // What the store has is in question, not what was kept of it.
+    let reader = repository.reader_keeping(Keep::Nothing);
     let mut walk = Walk::new(repository, &reader, &survey.packs, false, stop);
     let mut losses = Losses::default();
     for s in &survey.snapshots {

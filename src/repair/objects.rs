@@ -19,6 +19,8 @@ const PURPOSE: &str = "repair objects";
 pub enum Fate {
     /// What it said was written anew, as this machine has proven it before, and the damaged object was deleted.
     PutBack,
+    /// What it says was written a second time.
+    Doubled,
     /// It was deleted by order.
     Dropped,
     /// It is still there.
@@ -84,6 +86,8 @@ pub fn objects(
         let broken = Broken { object: flaw.object.clone(), what: flaw.error.chain(), fate, advice };
         found.push((named, broken));
     }
+    let only = survey.configs.first().filter(|_| survey.configs.len() == 1);
+    found.extend(only.map(|n| (None, lonely(*n))));
     let is_changed = |(_, b): &&(_, Broken)| b.fate != Fate::Left;
     if options.dry_run || !found.iter().any(|f| is_changed(&f)) {
         return Ok(found.into_iter().map(|(_, broken)| broken).collect());
@@ -91,7 +95,10 @@ pub fn objects(
     let sweep = Sweep::begin(repository, &options.host, false, PURPOSE)?;
     // Notes first: what a snapshot that is written anew takes over is said by then.
     found.sort_by_key(|(named, _)| matches!(named, Some(Named::Snapshot(_))));
-    let mut is_config_new = false;
+    let mut is_config_new = only.is_some();
+    if is_config_new {
+        repository.renew_config().doing(|| "writing a second config")?;
+    }
     for (named, broken) in &mut found {
         stop.check()?;
         let Some(named) = named.filter(|_| broken.fate != Fate::Left) else { continue };
@@ -115,6 +122,16 @@ pub fn objects(
         }
     }
     Ok(found.into_iter().map(|(_, broken)| broken).collect())
+}
+
+/// A config that has no other beside it.
+fn lonely(number: u64) -> Broken {
+    Broken {
+        object: format!("config/{number}"),
+        what: "there is no second config".into(),
+        fate: Fate::Doubled,
+        advice: "",
+    }
 }
 
 /// What can be done.

@@ -9,7 +9,7 @@ use crate::event::{Event, Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::snapshot::{Action, PATH_MAX, Private, TAGS_MAX, Totals, UNREAD_MAX};
 use crate::id::{ChunkId, PackId, SnapshotId};
-use crate::repository::{Commit, Draft, Repository, Snapshot, Survey, Writer, WriterOptions};
+use crate::repository::{Commit, Draft, Keep, Repository, Snapshot, Survey, Writer, WriterOptions};
 use crate::seal::Compression;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -104,7 +104,7 @@ pub fn snapshots(
     }
     let files = survey.objects - survey.stored_packs + meant.len() as u64;
     observer.event(Event::Planned { files, bytes: survey.bytes });
-    let reader = repository.reader();
+    let reader = repository.reader_keeping(Keep::Nothing);
     let mut walk = Walk::new(repository, &reader, &survey.packs, options.read_data, stop);
     let mut report = SnapshotsReport { looked_at: meant.len() as u64, broken, ..SnapshotsReport::default() };
     let mut hurt = Vec::new();

@@ -11,7 +11,7 @@ use crate::fault::{Error, Fault, Result};
 use crate::format::object::Kind;
 use crate::format::parity::{Description, Parity, START_LEN};
 use crate::id::PackId;
-use crate::index::PackInfo;
+use crate::index::{FrameAt, PackInfo};
 use crate::pack::open_frame;
 use crate::parity;
 use crate::seal::{Decompressor, PackCipher};
@@ -235,7 +235,7 @@ impl Repository {
         Ok(healed.and_then(|bytes| bytes.get(at as usize..)?.get(..len).map(<[u8]>::to_vec)))
     }
 
-    /// The bytes of a frame, opened; if it is damaged, by the pack's parity.
+    /// The bytes of a frame, read and opened; if it is damaged, by the pack's parity.
     ///
     /// # Errors
     /// As reading; `Damaged` where nothing heals it.
@@ -246,18 +246,41 @@ impl Repository {
         cipher: &PackCipher,
         decompressor: &mut Decompressor,
     ) -> Result<Vec<u8>> {
-        let at = pack.frames.get(number as usize);
-        let at = at.ok_or_else(|| Error::damaged("the index names a frame that the pack does not have"))?;
-        let (offset, sealed_len, raw_len) =
-            (u64::from(at.offset), at.sealed_len as usize, at.raw_len as usize);
-        let mut open =
-            |sealed: Vec<u8>| open_frame(cipher, &pack.header, number.into(), sealed, raw_len, decompressor);
-        match self.store.range(&pack_name(&pack.id), offset, sealed_len).and_then(&mut open) {
-            Err(e) if is_of_object(&e) => match self.healed_range(&pack.id, offset, sealed_len)? {
-                Some(sealed) => open(sealed),
-                None => Err(e),
-            },
+        let at = frame_at(pack, number)?;
+        let sealed = self.store.range(&pack_name(&pack.id), at.offset.into(), at.sealed_len as usize);
+        self.open_or_heal(pack, number, sealed, cipher, decompressor)
+    }
+
+    /// The same for a frame that was read.
+    ///
+    /// # Errors
+    /// As [`Repository::open_frame_of`].
+    pub(super) fn open_or_heal(
+        &self,
+        pack: &PackInfo,
+        number: u32,
+        sealed: Result<Vec<u8>>,
+        cipher: &PackCipher,
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>> {
+        let at = frame_at(pack, number)?;
+        let mut open = |sealed: Vec<u8>| {
+            open_frame(cipher, &pack.header, number.into(), sealed, at.raw_len as usize, decompressor)
+        };
+        match sealed.and_then(&mut open) {
+            Err(e) if is_of_object(&e) => {
+                match self.healed_range(&pack.id, at.offset.into(), at.sealed_len as usize)? {
+                    Some(sealed) => open(sealed),
+                    None => Err(e),
+                }
+            }
             opened => opened,
         }
     }
+}
+
+/// Where a frame lies.
+fn frame_at(pack: &PackInfo, number: u32) -> Result<&FrameAt> {
+    let at = pack.frames.get(number as usize);
+    at.ok_or_else(|| Error::damaged("the index names a frame that the pack does not have"))
 }

@@ -188,11 +188,9 @@ impl Held {
         self.stop();
         let s = &self.shared;
         let number = s.state.lock().number;
-        let mut kept = false;
-        // The newest goes last: until then the session counts.
-        for n in [number.saturating_sub(1), number] {
-            kept |= s.repository.store.delete(&lease_name(&s.session, n)).is_err();
-        }
+        // Where they go one by one the newest goes last: until then the session counts.
+        let names = [number.saturating_sub(1), number].map(|n| lease_name(&s.session, n));
+        let kept = s.repository.store.delete_all(&names).is_err();
         if kept {
             let _ = put(s, number + 1, true);
         }

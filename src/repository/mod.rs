@@ -5,6 +5,7 @@
 mod adopt;
 mod away;
 mod examine;
+mod far;
 mod healing;
 mod keyring;
 mod lease;
@@ -14,6 +15,8 @@ mod merge;
 mod mover;
 mod needs;
 mod notes;
+mod opening;
+mod pace;
 mod process;
 mod putback;
 mod reader;
@@ -41,7 +44,7 @@ pub use mover::{Moved, Mover};
 pub use needs::{Listener, Need};
 pub use notes::Ended;
 pub use putback::Named;
-pub use reader::Reader;
+pub use reader::{Keep, Reader};
 pub use rights::Right;
 pub use rotation::Carried;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
@@ -58,22 +61,30 @@ use crate::event::{Event, Observer, Silent};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
+use crate::format::pack::{Header, Space};
 use crate::format::slot::{Label, Slot};
 use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
+use crate::pack::Finished;
 use crate::parity::PERCENT_MAX;
 use crate::seal::{Cipher, IdKeys, Role};
-use crate::storage::Store;
+use crate::storage::{Costs, Counted, Counts, Near, Shelf, Store};
 use keyring::Keyring;
 use parking_lot::Mutex;
 use slots::{read_slots, slot_name};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Layout of the cache; another number is another folder.
 const CACHE_SCHEMA: u32 = 2;
+/// Default bound in bytes of what is kept of a far store, beside the index: the trees of ten million files and more, or a
+/// system that is restored twice.
+pub const CACHE_BYTES: u64 = 4 << 30;
+/// Folder of that, in the repository's cache.
+const PIECES: &str = "pieces";
 /// Features that this program knows: to read, to write, to delete.
 const FEATURES: [&[&[u8]]; 3] = [&[], &[], &[]];
 
@@ -98,6 +109,8 @@ pub struct OpenOptions {
 /// An opened repository.
 pub struct Repository {
     store: Arc<dyn Store>,
+    /// What the store was asked for.
+    counts: Arc<Counts>,
     keys: Keyring,
     slot: SlotId,
     config: Config,
@@ -110,6 +123,9 @@ pub struct Repository {
     told: Mutex<HashSet<String>>,
     /// The damaged pack that was healed last, or that could not be.
     healed: Mutex<healing::Healed>,
+    /// What is kept of a far store; opened when it is first needed.
+    near: OnceLock<Option<Arc<Near>>>,
+    cache_bytes: AtomicU64,
 }
 
 impl Repository {
@@ -185,7 +201,8 @@ impl Repository {
         };
         store.put(&slot_name(&SlotId::of_object(&slot)), &slot)?;
         // Last: a store without config is no repository yet.
-        store.put("config/1", &keys.seal_config(config.encode(), None)?)?;
+        put_config(&**store, &keys, &config, None)?;
+        put_twin(&**store, &keys, &config, None, &observer);
         Ok(keys.repository)
     }
 
@@ -194,35 +211,17 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
     pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
+        let counted = Counted::new(store);
+        let counts = counted.counts();
+        let store: Arc<dyn Store> = Arc::new(counted);
         let place = store.location();
-        let numbers = config_numbers(&*store)?;
-        let (slots, mut failed) = read_slots(&*store, &options.observer)?;
-        let (slot, mut keys, config) = match unlock(&*store, &slots, credential, &numbers, &options.observer)?
-        {
-            Some(found) => found,
-            None => {
-                let unread = |e: &Error| !matches!(e.fault(), Fault::Damaged | Fault::Newer);
-                if let Some(at) = failed.iter().position(unread) {
-                    return Err(failed.swap_remove(at).while_(format!("reading the keys of {place}")));
-                }
-                let what = match credential {
-                    Credential::Password(_) => "wrong password",
-                    Credential::KeyFile(_) => "wrong key file",
-                };
-                let e = Error::new(Fault::WrongKey, format!("{what} for {place}"));
-                return Err(match failed.len() {
-                    0 => e,
-                    n => e.hint(format!(
-                        "keys of this repository that are damaged: {n}. If this is one of them, use another one, or copy \
-                         it back into keys/ from another copy of the repository"
-                    )),
-                });
-            }
-        };
+        let (slot, mut keys, config) =
+            opening::opened(&*store, &options.cache, credential, &options.observer)?;
         keys.heed(&config).doing(|| format!("reading config/{} of {place}", config.number))?;
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
         Ok(Arc::new(Self {
             store,
+            counts,
             keys,
             slot,
             config,
@@ -233,6 +232,8 @@ impl Repository {
             known: Mutex::default(),
             told: Mutex::default(),
             healed: Mutex::default(),
+            near: OnceLock::new(),
+            cache_bytes: AtomicU64::new(CACHE_BYTES),
         }))
     }
 
@@ -261,6 +262,14 @@ impl Repository {
     pub fn location(&self) -> String {
         self.store.location()
     }
+    /// What its store was asked for since it was opened.
+    pub fn costs(&self) -> Costs {
+        self.counts.costs()
+    }
+    /// The same as it goes on.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
     /// What chunks are named with.
     pub fn ids(&self) -> &IdKeys {
         &self.keys.ids
@@ -273,6 +282,43 @@ impl Repository {
     pub fn cache_dir(&self) -> &Path {
         &self.cache
     }
+    /// Bounds what is kept of a far store to so many bytes, instead of [`CACHE_BYTES`]; 0: nothing is. To be called before
+    /// anything is read.
+    pub fn bound_cache(&self, bytes: u64) {
+        self.cache_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The pieces of packs that are kept. `None` where the store is not far, where nothing is to be kept, and where nothing can
+    /// be, which is told once.
+    fn near(&self) -> Option<Arc<Near>> {
+        let open = || {
+            let bytes = self.cache_bytes.load(Ordering::Relaxed);
+            if bytes == 0 || !self.store.nature().is_far {
+                return None;
+            }
+            let opened =
+                crate::index::claim(&self.cache).and_then(|()| Near::open(&self.cache.join(PIECES), bytes));
+            match opened {
+                Ok(near) => Some(Arc::new(near)),
+                Err(e) => {
+                    let text = format!("nothing that is read is kept for the next time: {}", e.chain());
+                    self.observer.event(Event::Warning(&text));
+                    None
+                }
+            }
+        };
+        self.near.get_or_init(open).clone()
+    }
+
+    /// Keeps a pack that was just stored, if it is one of trees: the next backup reads them.
+    fn keep_trees(&self, pack: &Finished) {
+        let is_trees = Header::decode(&pack.entry.header).is_ok_and(|(h, _)| h.space == Space::Trees);
+        if is_trees && let Some(near) = self.near() {
+            // What cannot be kept is fetched.
+            let _ = near.put(Shelf::Trees, &pack.entry.pack.hex(), 0, &pack.bytes);
+        }
+    }
+
     /// The chunker that new content is cut with.
     pub fn chunker(&self) -> Result<Chunker> {
         let params = Params::from_parts(self.config.chunker, &self.config.chunker_parameters)?;
@@ -342,6 +388,21 @@ impl Repository {
     }
 }
 
+impl Drop for Repository {
+    /// Whoever listens to details hears what the work has cost.
+    fn drop(&mut self) {
+        let costs = self.costs();
+        self.observer.event(Event::Detail(&format!(
+            "requests to {}: {}, {} bytes sent, {} received ({})",
+            self.store.location(),
+            costs.requests(),
+            costs.sent(),
+            costs.received(),
+            costs.words()
+        )));
+    }
+}
+
 /// The numbers of the configs that are listed, rising.
 fn config_numbers(store: &dyn Store) -> Result<Vec<u64>> {
     let mut numbers: Vec<u64> =
@@ -405,6 +466,35 @@ fn newest_config(
         }
     }
     Err(Error::damaged(format!("no config of {} is whole", store.location())))
+}
+
+/// Writes a config, and proves that it is the one that counts.
+fn put_config(store: &dyn Store, keys: &Keyring, config: &Config, before: Option<&Keyring>) -> Result<()> {
+    let name = format!("config/{}", config.number);
+    let object = keys.seal_config(config.encode(), before)?;
+    let put = store.put(&name, &object);
+    // Of two at a time one wins, whatever the store made of it.
+    match load_config(store, keys, config.number) {
+        Ok(there) if there == *config => Ok(()),
+        Ok(_) => Err(Error::new(Fault::Busy, format!("another one has written {name} meanwhile"))),
+        Err(e) => Err(put.err().unwrap_or(e).while_(format!("writing {name} to {}", store.location()))),
+    }
+}
+
+/// Writes a config that counts a second time, under the next number: a bit that flips in one of them closes nothing. What
+/// the config says is done already, so a twin that fails is only told.
+fn put_twin(
+    store: &dyn Store,
+    keys: &Keyring,
+    config: &Config,
+    before: Option<&Keyring>,
+    observer: &Arc<dyn Observer>,
+) {
+    let twin = config.number.checked_add(1).map(|number| Config { number, ..config.clone() });
+    let put = twin.as_ref().map_or(Ok(()), |twin| put_config(store, keys, twin, before));
+    if let Err(e) = put {
+        observer.event(Event::Warning(&format!("the config has no second copy: {}", e.chain())));
+    }
 }
 
 fn load_config(store: &dyn Store, keys: &Keyring, number: u64) -> Result<Config> {

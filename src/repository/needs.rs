@@ -5,7 +5,7 @@ use crate::event::Stop;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::tree::{At, Content, Entry, Extent, Node, Page};
 use crate::id::ChunkId;
-use crate::tree::{extent_page, page, root_entry};
+use crate::tree::{Chunks, extent_page, page, root_entry};
 
 /// Something that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,7 @@ impl Walk<'_> {
     fn run(&mut self) -> Result<()> {
         while let Some(next) = self.waiting.pop() {
             self.stop.check()?;
+            let before = self.waiting.len();
             match next {
                 Waiting::Folder(id, level) => match page(self.reader, &id, level)? {
                     Page::Leaf(entries) => {
@@ -89,6 +90,12 @@ impl Walk<'_> {
                 Waiting::Extents(id, level, len) => {
                     self.extents(&extent_page(self.reader, &id, level, len)?)?;
                 }
+            }
+            if self.reader.looks_ahead() {
+                let coming = self.waiting[before..].iter().rev().map(|next| match next {
+                    Waiting::Folder(id, _) | Waiting::Extents(id, ..) => *id,
+                });
+                self.reader.expect(&coming.collect::<Vec<_>>());
             }
         }
         Ok(())

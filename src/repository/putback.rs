@@ -3,7 +3,7 @@
 
 use super::listing::{ListedNote, Snapshot, manifest_name, note_name};
 use super::survey::id_of;
-use super::{Repository, Right, Sweep, load_config};
+use super::{Repository, Right, Sweep, load_config, put_config};
 use crate::clock;
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
@@ -111,11 +111,7 @@ impl Repository {
         let highest = numbers.max().unwrap_or(0).max(self.config.number);
         let number = highest.checked_add(1).ok_or_else(|| Error::damaged("there is no higher number"))?;
         let config = Config { number, ..self.config.clone() };
-        let name = format!("config/{number}");
-        self.store
-            .put(&name, &self.keys.seal_config(config.encode(), None)?)
-            .doing(|| format!("writing {name}"))?;
-        load_config(&*self.store, &self.keys, number).map(drop).doing(|| format!("reading {name} back"))
+        put_config(&*self.store, &self.keys, &config, None)
     }
 }
 

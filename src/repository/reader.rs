@@ -1,10 +1,12 @@
 //! Reading chunks: index, pack range, frame cache. Nothing leaves that was not verified.
 
 use super::Repository;
+use super::far::{FETCHERS, Far, Sealed};
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
 use crate::id::{ChunkId, PackId};
 use crate::index::{PackInfo, Place};
+use crate::pack::open_frame;
 use crate::seal::{Decompressor, Kind, PackCipher};
 use crate::tree::Chunks;
 use bytes::Bytes;
@@ -140,11 +142,33 @@ struct Inner {
     idle: Mutex<Vec<Decompressor>>,
     /// Frames that are to be fetched ahead; none once the reader is dropped.
     ahead: Mutex<Option<Sender<Asked>>>,
+    /// Where the store is far.
+    far: Option<Far>,
+}
+
+/// What a reader of a far store keeps in the cache folder, and takes from there. Of a near one nothing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All that it reads: for who will read it again.
+    All,
+    /// Trees alone: contents are read once.
+    Trees,
+    /// Nothing, and takes nothing: for who must see what the store has.
+    Nothing,
 }
 
 impl Repository {
-    /// A reader with a frame cache of its own; one for each process is enough.
+    /// A reader with a frame cache of its own; one for each process is enough. Of a far store it keeps trees.
     pub fn reader(self: &Arc<Self>) -> Arc<Reader> {
+        self.reader_keeping(Keep::Trees)
+    }
+
+    /// The same, which keeps other things.
+    pub fn reader_keeping(self: &Arc<Self>, keep: Keep) -> Arc<Reader> {
+        let far = self.store.nature().is_far.then(|| {
+            let near = if keep == Keep::Nothing { None } else { self.near() };
+            Far::new(self.store.clone(), near, keep == Keep::All)
+        });
         let (ahead, asked) = bounded(AHEAD_MAX);
         let inner = Arc::new(Inner {
             repository: self.clone(),
@@ -154,14 +178,23 @@ impl Repository {
             ciphers: Mutex::default(),
             idle: Mutex::default(),
             ahead: Mutex::new(Some(ahead)),
+            far,
         });
-        let fetching = |_| {
-            let (inner, asked) = (inner.clone(), asked.clone());
-            let thread = std::thread::Builder::new().name("ahead".into());
-            // Without the thread reading works as well, only slower.
-            thread.spawn(move || fetch_ahead(&inner, &asked)).ok()
+        // Without the threads reading works as well, only slower.
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(work).ok()
         };
-        let threads = (0..AHEAD_THREADS).filter_map(fetching).collect();
+        let decoding = |_| {
+            let (inner, asked) = (inner.clone(), asked.clone());
+            spawn("ahead", Box::new(move || fetch_ahead(&inner, &asked)))
+        };
+        let fetching = |_| {
+            let inner = inner.clone();
+            spawn("fetch", Box::new(move || inner.far.iter().for_each(Far::fetch_expected)))
+        };
+        let fetchers = if inner.far.is_some() { FETCHERS } else { 0 };
+        let threads = (0..AHEAD_THREADS).filter_map(decoding).chain((0..fetchers).filter_map(fetching));
+        let threads = threads.collect();
         Arc::new(Reader { inner, threads })
     }
 }
@@ -171,6 +204,7 @@ impl Drop for Reader {
     /// RocksDB when that library has been taken down already, and abort.
     fn drop(&mut self) {
         drop(self.inner.ahead.lock().take());
+        self.inner.far.iter().for_each(Far::end);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -182,7 +216,9 @@ fn fetch_ahead(reader: &Inner, asked: &Receiver<Asked>) {
         if reader.ahead.lock().is_none() {
             return;
         }
-        reader.prefetch(&pack, number);
+        if reader.far.is_none() {
+            reader.prefetch(&pack, number);
+        }
         // Whoever needs the frame itself meets the error again, and reports it.
         let _ = reader.frame(&pack, number);
     }
@@ -207,6 +243,12 @@ impl Drop for Coming<'_> {
 impl Chunks for Reader {
     fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
         Reader::chunk(self, space, id)
+    }
+    fn looks_ahead(&self) -> bool {
+        self.inner.far.is_some()
+    }
+    fn expect(&self, ids: &[ChunkId]) {
+        self.inner.expect(ids);
     }
 }
 
@@ -250,6 +292,27 @@ impl Inner {
         self.repository.sync_index()?;
         let found = self.try_places(space, id)?;
         found.map_err(|e| e.as_fault(Fault::Damaged))
+    }
+
+    /// What of these chunks is not here is fetched on other threads, where the store is far.
+    fn expect(&self, ids: &[ChunkId]) {
+        let (Some(far), Ok(index)) = (&self.far, self.repository.index()) else { return };
+        let mut wanted: Vec<(Arc<PackInfo>, u32)> = Vec::new();
+        for id in ids {
+            if self.frames.lock().chunks.contains_key(id) {
+                continue;
+            }
+            // What is wrong is told to who reads it.
+            if let Some(place) = index.places(id).ok().and_then(|places| places.into_iter().next())
+                && wanted.last().is_none_or(|(pack, n)| (pack.id, *n) != (place.pack.id, place.frame))
+            {
+                wanted.push((place.pack, place.frame));
+            }
+        }
+        let frames = self.frames.lock();
+        wanted.retain(|(pack, n)| !frames.slots.contains_key(&(pack.id, *n)));
+        drop(frames);
+        far.expect(wanted);
     }
 
     /// The outer error is the index's; the inner one tells why no place has the chunk, `Missing` when
@@ -324,6 +387,9 @@ impl Inner {
             .filter(|n| !frames.slots.contains_key(&(frame.pack.id, *n)))
             .collect()
         };
+        if let Some(far) = &self.far {
+            far.in_order(&frame.pack, frame.number);
+        }
         let ahead = self.ahead.lock();
         for n in wanted {
             if ahead.as_ref().is_none_or(|a| a.try_send((frame.pack.clone(), n)).is_err()) {
@@ -388,11 +454,36 @@ impl Inner {
             Some(d) => d,
             None => Decompressor::new()?,
         };
-        let raw = self.repository.open_frame_of(pack, number, &cipher, &mut decompressor);
+        let raw = match &self.far {
+            Some(far) => self.open_far(far, pack, number, &cipher, &mut decompressor),
+            None => self.repository.open_frame_of(pack, number, &cipher, &mut decompressor),
+        };
         self.idle.lock().push(decompressor);
         let raw = raw?;
         let chunks = self.repository.chunk_ids(pack.space, &raw, pack.chunks_of(number))?;
         Ok(Frame { raw: Bytes::from(raw), chunks, pack: pack.clone(), number, met: AtomicU64::new(0) })
+    }
+
+    fn open_far(
+        &self,
+        far: &Far,
+        pack: &Arc<PackInfo>,
+        number: u32,
+        cipher: &PackCipher,
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>> {
+        let sealed = match far.sealed(pack, number) {
+            Ok(Sealed { bytes, is_kept: true }) => {
+                let raw_len = pack.frames.get(number as usize).map_or(0, |f| f.raw_len as usize);
+                match open_frame(cipher, &pack.header, number.into(), bytes, raw_len, decompressor) {
+                    Ok(raw) => return Ok(raw),
+                    // The copy is damaged: as if it were not there.
+                    Err(_) => far.again(pack, number),
+                }
+            }
+            sealed => sealed.map(|s| s.bytes),
+        };
+        self.repository.open_or_heal(pack, number, sealed, cipher, decompressor)
     }
 
     fn cipher(&self, pack: &PackInfo) -> Result<Arc<PackCipher>> {

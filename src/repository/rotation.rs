@@ -14,7 +14,7 @@ use super::keyring::{Author, Keyring};
 use super::listing::{note_name, segment_name};
 use super::slots::{Credential, read_slots, slot_name};
 use super::survey::id_of;
-use super::{Repository, Right, load_config};
+use super::{Repository, Right, put_config, put_twin};
 use crate::clock;
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
@@ -150,17 +150,11 @@ impl Repository {
         }
     }
 
-    /// Writes a config, and proves that it is the one that counts.
+    /// Writes a config and its twin.
     fn put_config(&self, keys: &Keyring, config: &Config, before: Option<&Keyring>) -> Result<()> {
-        let name = format!("config/{}", config.number);
-        let object = keys.seal_config(config.encode(), before)?;
-        let put = self.store.put(&name, &object);
-        // Of two at a time one wins, whatever the store made of it.
-        match load_config(&*self.store, keys, config.number) {
-            Ok(there) if there == *config => Ok(()),
-            Ok(_) => Err(Error::new(Fault::Busy, format!("another one has written {name} meanwhile"))),
-            Err(e) => Err(put.err().unwrap_or(e).while_(format!("writing {name} to {}", self.location()))),
-        }
+        put_config(&*self.store, keys, config, before)?;
+        put_twin(&*self.store, keys, config, before, &self.observer);
+        Ok(())
     }
 
     /// Says again what counts now for the sake of authors that are `ending` alone.

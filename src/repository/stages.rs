@@ -43,6 +43,8 @@ const SEGMENT_PACKS: usize = 8;
 const SEGMENT_EVERY: Duration = Duration::from_secs(60);
 /// Packs on their way to the store at a time; each holds up to [`PACK_BYTES`] of memory.
 const UPLOADS: usize = 2;
+/// The same to a far store, which takes most of the time to answer: 128 MiB more.
+const UPLOADS_FAR: usize = 6;
 /// Room that a pack's buffer has from the start: up to [`PACK_BYTES`], one frame more, and the table.
 const PACK_ROOM: usize = PACK_BYTES + (1 << 20);
 /// Frames that wait for each compressing thread.
@@ -169,10 +171,12 @@ impl Stages {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let (input, frames) = bounded::<RawFrame>(cores * FRAMES_WAITING);
         let (payloads_in, payloads) = bounded::<Payload>(cores * FRAMES_WAITING);
+        let is_far = self.shared.repository.store.nature().is_far;
+        let uploads = if is_far { UPLOADS_FAR } else { UPLOADS };
         let (packs_in, packs) = bounded::<Finished>(0);
-        let (entries_in, entries) = bounded::<PackEntry>(UPLOADS);
+        let (entries_in, entries) = bounded::<PackEntry>(uploads);
         // Memory of packs goes round: new memory costs the kernel a page fault for each 4 KiB, a tenth of all time.
-        let (spare_in, spare) = bounded::<Vec<u8>>(UPLOADS);
+        let (spare_in, spare) = bounded::<Vec<u8>>(uploads);
         for _ in 0..cores {
             let (shared, frames, out) = (self.shared.clone(), frames.clone(), payloads_in.clone());
             let compressor = Compressor::new(compression)?;
@@ -180,7 +184,7 @@ impl Stages {
         }
         let shared = self.shared.clone();
         self.spawn("pack", move || pack(&shared, &payloads, &packs_in, &spare))?;
-        for _ in 0..UPLOADS {
+        for _ in 0..uploads {
             let (shared, packs, out) = (self.shared.clone(), packs.clone(), entries_in.clone());
             let spare = spare_in.clone();
             self.spawn("store", move || store(&shared, &packs, &out, &spare))?;
@@ -405,6 +409,7 @@ fn store(s: &Shared, input: &Receiver<Finished>, out: &Sender<PackEntry>, spare:
         match put.and_then(|()| s.repository.put_parity(&pack.entry.pack, &pack.bytes)) {
             Ok(parity) => {
                 s.stored.fetch_add(pack.entry.size + parity, Ordering::Relaxed);
+                s.repository.keep_trees(&pack);
                 let _ = out.send(pack.entry);
             }
             Err(e) => s.fail(e.while_("storing a pack")),

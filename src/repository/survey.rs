@@ -69,6 +69,8 @@ pub struct Survey {
     pub parity: Vec<(PackId, Error)>,
     /// The segments that are whole.
     pub segments: Vec<SegmentId>,
+    /// The numbers of the configs that prove.
+    pub configs: Vec<u64>,
     /// What is not as it must be; packs that are missing are told by `packs`.
     pub flaws: Vec<Flaw>,
     /// How many objects were listed.
@@ -250,7 +252,8 @@ impl Repository {
                 },
                 ("config", number) => match number.parse::<u64>() {
                     Ok(n) if n.to_string() == number => {
-                        survey.read(name, || load_config(&*self.store, &self.keys, n))?;
+                        let read = survey.read(name, || load_config(&*self.store, &self.keys, n))?;
+                        survey.configs.extend(read.map(|config| config.number));
                     }
                     _ => survey.foreign(name),
                 },

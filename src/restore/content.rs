@@ -53,6 +53,13 @@ pub(super) fn leaves(
     let mut at = 0;
     while at < len {
         let page = file.extents(supply, at)?;
+        if supply.looks_ahead() {
+            let chunk = |(_, e): &(u64, Extent)| match e.at {
+                At::Chunk(id) => Some(id),
+                At::Hole | At::List(..) => None,
+            };
+            supply.expect(&page.iter().filter_map(chunk).collect::<Vec<_>>());
+        }
         let end = run(at, page.iter().map(|(_, e)| e), take)?;
         if end <= at {
             return Err(Error::damaged("a list of extents ends before its file"));

@@ -15,6 +15,11 @@ use std::collections::{HashMap, VecDeque};
 const FILES_MAX: usize = 16 << 10;
 /// Most extents of waiting files, 48 bytes each: 12 MiB.
 const EXTENTS_MAX: usize = 256 << 10;
+/// Bytes of files that wait, counted from the first, whose contents are fetched ahead where the store is far: enough for
+/// many requests at a time on any line. Once less than half of that is ahead, more is asked for, so that requests are long.
+const AHEAD_BYTES: u64 = 48 << 20;
+/// So many bytes of a long file count: what is behind them is fetched as it is read.
+const FILE_AHEAD: u64 = 4 << 20;
 /// Most files that one thread takes for one frame: the others are not to be idle because a thousand files are equal.
 const TAKEN_MAX: usize = 256;
 
@@ -42,6 +47,9 @@ struct State {
     begins: HashMap<ChunkId, Vec<u64>>,
     /// The walk is over.
     ended: bool,
+    /// Number of the first whose content was not asked for yet, and the bytes of those before it that still wait.
+    asked: u64,
+    ahead: u64,
 }
 
 impl Plan {
@@ -102,6 +110,29 @@ impl Plan {
         }
     }
 
+    /// The chunks of files that come next and were not asked for yet, once there is room for more of them to be on their way.
+    pub fn coming(&self) -> Vec<ChunkId> {
+        let state = &mut *self.state.lock();
+        let mut ids = Vec::new();
+        if state.ahead >= AHEAD_BYTES / 2 {
+            return ids;
+        }
+        state.asked = state.asked.max(state.base);
+        while state.ahead < AHEAD_BYTES
+            && let Some(job) = state.queue.get((state.asked - state.base) as usize)
+        {
+            if let Some(job) = job {
+                state.ahead += job.bytes_ahead();
+                // Where there were files before they may be equal, and are not read then.
+                if job.folder.made {
+                    ids.extend(job.chunks());
+                }
+            }
+            state.asked += 1;
+        }
+        ids
+    }
+
     /// Takes what begins with one of these chunks, in the order of the tree.
     pub fn take_beginning(&self, ids: &[ChunkId]) -> Vec<Job> {
         let mut state = self.state.lock();
@@ -123,7 +154,7 @@ impl Plan {
         for number in numbers {
             let at = (number - state.base) as usize;
             if let Some(job) = state.queue.get_mut(at).and_then(Option::take) {
-                state.left(&job);
+                state.left(&job, number);
                 jobs.push(job);
             }
         }
@@ -147,13 +178,16 @@ impl State {
         while let Some(first) = self.queue.pop_front() {
             self.base += 1;
             if let Some(job) = first {
-                self.left(&job);
+                self.left(&job, self.base - 1);
                 return Some(job);
             }
         }
         None
     }
-    fn left(&mut self, job: &Job) {
+    fn left(&mut self, job: &Job, number: u64) {
+        if number < self.asked {
+            self.ahead = self.ahead.saturating_sub(job.bytes_ahead());
+        }
         self.waiting -= 1;
         self.extents -= job.extents();
         if let Some(n) = self.folders.get_mut(&address(job)) {
@@ -162,6 +196,13 @@ impl State {
                 self.folders.remove(&address(job));
             }
         }
+    }
+}
+
+impl Job {
+    /// How much of it counts as fetched ahead.
+    fn bytes_ahead(&self) -> u64 {
+        self.entry.stat.size.min(FILE_AHEAD)
     }
 }
 

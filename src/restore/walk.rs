@@ -112,8 +112,15 @@ impl Walk<'_> {
     }
 
     fn work(&self, plan: &Plan, each: &(dyn Fn(Job) + Sync)) {
+        let looks_ahead = self.pass == Pass::Write && self.shared.supply.looks_ahead();
         while let Some(job) = plan.take() {
             let begin = job.begin();
+            if looks_ahead {
+                let coming = plan.coming();
+                if !coming.is_empty() {
+                    self.shared.supply.expect(&coming);
+                }
+            }
             each(job);
             // Its frame is decoded: whatever else begins in it is cheap now.
             if let (Some(begin), Pass::Write) = (begin, self.pass) {

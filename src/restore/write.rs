@@ -44,6 +44,13 @@ impl Job {
             At::Hole | At::List(..) => None,
         }
     }
+    /// The chunks of its content that it names itself.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkId> {
+        self.content().iter().filter_map(|extent| match extent.at {
+            At::Chunk(id) => Some(id),
+            At::Hole | At::List(..) => None,
+        })
+    }
     /// How many extents it holds in memory.
     pub fn extents(&self) -> usize {
         self.content().len()

@@ -4,16 +4,28 @@
 //! is small so that a folder, an object store and a server can all keep it; [`conformance`] is the
 //! contract as a test, to be run against every store.
 
+mod counted;
 mod direct;
 mod folder;
 mod following;
 mod local;
+mod near;
 mod opened;
+mod place;
+mod places;
+mod remote;
+mod retry;
+mod throttle;
 
 pub mod conformance;
 
+pub use counted::{Costs, Counted, Counts, Deed};
 pub use following::Following;
 pub use local::Local;
+pub use near::{Near, Shelf};
+pub use place::{Place, S3Place, SftpPlace, WebDavPlace};
+pub use places::{Options, create, follow, open};
+pub use retry::Retry;
 
 use crate::clock::Time;
 use crate::fault::{Error, Result};
@@ -35,6 +47,23 @@ pub struct Listed {
     pub size: u64,
     /// When it was written, by the store's clock (not ours).
     pub modified: Time,
+}
+
+/// How a store likes to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nature {
+    /// Each request takes a journey (a network, a server): what was read is worth keeping, and many requests at a time
+    /// cost no more time than one.
+    pub is_far: bool,
+    /// Most objects that one request of a list tells of. S3: 1,000.
+    pub list_page: usize,
+    /// Most objects that one request deletes. S3: 1,000.
+    pub delete_batch: usize,
+}
+
+impl Nature {
+    /// A folder: requests are system calls.
+    pub const NEAR: Self = Self { is_far: false, list_page: usize::MAX, delete_batch: 1 };
 }
 
 /// A place that keeps immutable objects.
@@ -97,6 +126,17 @@ pub trait Store: Send + Sync {
 
     /// Deletes an object; durable when this returns. One that is not there is `Ok`.
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// Deletes several objects, in any order, as [`Store::delete`]: where the store can, by one request for
+    /// [`Nature::delete_batch`] of them. After an error some of them may be gone.
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| self.delete(name))
+    }
+
+    /// How it likes to be asked. Whoever wraps a store passes this on.
+    fn nature(&self) -> Nature {
+        Nature::NEAR
+    }
 
     /// Whether another machine's puts and deletes may show late in lists and sizes (NFS, SMB, FUSE).
     /// Contents of an object that is found are never stale: objects do not change.

@@ -26,6 +26,17 @@ pub trait Chunks {
     /// # Errors
     /// `Damaged` when no copy of the chunk is whole.
     fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes>;
+
+    /// Whether [`Chunks::expect`] does anything: who would have to work for it need not.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// A hint: these chunks will be asked for soon, in this order. Does not wait for them; what goes wrong shows when they
+    /// are read.
+    fn expect(&self, ids: &[ChunkId]) {
+        let _ = ids;
+    }
 }
 
 /// Where chunks go: answers the id under which the bytes can be found again.

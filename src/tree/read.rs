@@ -78,7 +78,12 @@ impl Listing {
     }
 
     fn enter(&mut self, chunks: &dyn Chunks, id: &ChunkId, level: Option<u8>) -> Result<()> {
-        match page(chunks, id, level)? {
+        let page = page(chunks, id, level)?;
+        if chunks.looks_ahead() {
+            // Who lists a folder goes on to its other pages, and in most cases to the folders in it.
+            chunks.expect(&below(&page));
+        }
+        match page {
             Page::Leaf(entries) => {
                 if let (Some(last), Some(first)) = (&self.last, entries.first())
                     && *last >= first.name
@@ -94,6 +99,18 @@ impl Listing {
             }
         }
         Ok(())
+    }
+}
+
+/// The pages of trees that a page names.
+fn below(page: &Page) -> Vec<ChunkId> {
+    let folder = |entry: &Entry| match &entry.node {
+        Node::Folder(id) => Some(*id),
+        _ => None,
+    };
+    match page {
+        Page::Leaf(entries) => entries.iter().filter_map(folder).collect(),
+        Page::Node(_, pages) => pages.iter().map(|p| p.id).collect(),
     }
 }
 

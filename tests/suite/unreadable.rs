@@ -157,15 +157,38 @@ fn a_damaged_note_is_said_again_by_who_knows_it_and_goes_by_order_else() {
 #[test]
 fn a_config_that_is_damaged_gives_way_to_one_that_counts() {
     let (scene, ids) = scene("config");
-    fs::write(scene.repository().join("config/2"), Draw(4).bytes(300)).unwrap();
-    assert!(scene.run(["snapshots"]).ok().err.contains("config/2 does not count"));
+    fs::write(scene.repository().join("config/3"), Draw(4).bytes(300)).unwrap();
+    assert!(scene.run(["snapshots"]).ok().err.contains("config/3 does not count"));
     assert_eq!(repair(&scene, &[], 4)[0]["fate"], "left");
     assert_eq!(repair(&scene, &["--drop-damaged"], 0)[0]["fate"], "dropped");
-    assert_eq!(of_kind(&scene, "config"), [Path::new("config/1"), Path::new("config/3")]);
+    assert_eq!(of_kind(&scene, "config"), ["1", "2", "4"].map(|n| Path::new("config").join(n)));
     well(&scene);
-    // From now on either of them may be lost.
+    // All but one of them may be lost.
     hurt(&scene, Path::new("config/1"));
+    hurt(&scene, Path::new("config/4"));
     comes_back(&scene, &ids[0], "a");
+}
+
+#[test]
+fn of_two_configs_one_is_enough_and_a_repair_writes_the_other_again() {
+    let (scene, ids) = scene("twins");
+    let configs = |n: &[&str]| n.iter().map(|n| Path::new("config").join(n)).collect::<Vec<_>>();
+    assert_eq!(of_kind(&scene, "config"), configs(&["1", "2"]));
+    for (lost, left, then) in [("2", "1", ["1", "2"]), ("1", "2", ["2", "3"])] {
+        fs::remove_file(scene.repository().join("config").join(lost)).unwrap();
+        comes_back(&scene, &ids[0], "a");
+        let told = scene.run(["check"]).code(4).text();
+        assert!(told.contains(&format!("config/{left}")) && told.contains("repair snapshots"), "{told}");
+        scene.run(["prune", "-q"]).ok();
+        assert_eq!(repair(&scene, &["--dry-run"], 0)[0]["fate"], "doubled");
+        assert_eq!(repair(&scene, &[], 0)[0]["object"], format!("config/{left}"));
+        assert_eq!(of_kind(&scene, "config"), configs(&then));
+        well(&scene);
+    }
+    for config in of_kind(&scene, "config") {
+        hurt(&scene, &config);
+    }
+    scene.run(["snapshots"]).code(4).says("Hint: nothing can be read without it");
 }
 
 #[test]

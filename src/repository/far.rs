@@ -1,0 +1,395 @@
+//! Frames of a far store: fetched many at a time, ahead of who reads them, and kept near.
+//!
+//! A request to a far store takes tens of milliseconds, whatever it asks for, and a hundred at a time take no longer than
+//! one. So neighbouring frames are fetched by one range; what will be read soon is fetched on threads of its own, in runs,
+//! while the reader is busy with what came before; and what was fetched stays in a local folder ([`Near`]), as it
+//! is stored.
+//!
+//! Nothing here is proven: frames are opened and hashed by the reader, wherever they come from. One from the folder that
+//! does not open is fetched again ([`Far::again`]).
+
+use super::pace::Pace;
+use super::reader::pack_name;
+use crate::fault::{Error, Fault, Result};
+use crate::format::pack::Space;
+use crate::id::PackId;
+use crate::index::PackInfo;
+use crate::storage::{Near, Shelf, Store};
+use parking_lot::{Condvar, Mutex};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Requests for what will be read soon that are on their way at a time.
+pub(super) const FETCHERS: usize = 8;
+/// Longest range in bytes that one of them asks for: all of them in memory are 32 MiB, and the first frame of a
+/// range is not long in coming.
+const AHEAD_RUN: u64 = 4 << 20;
+/// Longest range that is asked for by who waits for its first frame.
+const RUN_MAX: u64 = 8 << 20;
+/// What is asked for along with a frame of trees: who reads one page of a folder reads others, and they were written in the
+/// order of the walk. Covers the trees of some 100,000 files.
+const TREE_RUN: u64 = 4 << 20;
+/// The same for the first frame of data that is read in a pack: it may be the only one.
+const DATA_RUN: u64 = 256 << 10;
+/// Bytes of frames that were fetched and not opened yet. Above them the oldest are let go; the folder has them still.
+const HERE_MAX: usize = 64 << 20;
+/// Most frames that wait to be fetched; more are not taken.
+const WANTED_MAX: usize = 8192;
+/// Packs of which is remembered how they are read.
+const PACKS_MAX: usize = 1024;
+/// Bounds in bytes of how far a pack that is read in its order is fetched ahead of the reader: [`FETCHERS`] times what comes
+/// while a request waits.
+const WINDOW: std::ops::RangeInclusive<u64> = 4 << 20..=32 << 20;
+
+pub(super) type FrameKey = (PackId, u32);
+
+/// How a pack is read.
+#[derive(Clone, Copy, Default)]
+struct Habit {
+    /// The frame behind the last run that somebody had to wait for, and how long that run was.
+    next: u32,
+    run: u64,
+    /// The frame up to which it is fetched ahead.
+    until: u32,
+}
+
+#[derive(Default)]
+struct State {
+    /// Frames that are here, sealed, each with its age.
+    here: HashMap<FrameKey, (Vec<u8>, u64)>,
+    by_age: BTreeMap<u64, FrameKey>,
+    bytes: usize,
+    age: u64,
+    /// Frames that a request is under way for.
+    coming: HashSet<FrameKey>,
+    /// Frames that will be read soon, in that order; only those in `queued` still count.
+    wanted: VecDeque<(Arc<PackInfo>, u32)>,
+    queued: HashSet<FrameKey>,
+    habits: HashMap<PackId, Habit>,
+    over: bool,
+}
+
+impl State {
+    fn take(&mut self, key: &FrameKey) -> Option<Vec<u8>> {
+        let (bytes, age) = self.here.remove(key)?;
+        self.by_age.remove(&age);
+        self.bytes -= bytes.len();
+        Some(bytes)
+    }
+
+    fn insert(&mut self, key: FrameKey, bytes: Vec<u8>) {
+        self.take(&key);
+        self.age += 1;
+        self.bytes += bytes.len();
+        self.by_age.insert(self.age, key);
+        self.here.insert(key, (bytes, self.age));
+        while self.bytes > HERE_MAX
+            && let Some((_, oldest)) = self.by_age.first_key_value()
+        {
+            let oldest = *oldest;
+            self.take(&oldest);
+        }
+    }
+
+    fn is_here_or_coming(&self, key: &FrameKey) -> bool {
+        self.here.contains_key(key) || self.coming.contains(key)
+    }
+
+    fn habit(&mut self, pack: &PackId) -> &mut Habit {
+        if self.habits.len() >= PACKS_MAX && !self.habits.contains_key(pack) {
+            self.habits.clear();
+        }
+        self.habits.entry(*pack).or_default()
+    }
+}
+
+/// A sealed frame, and where it comes from.
+pub(super) struct Sealed {
+    pub bytes: Vec<u8>,
+    /// From the folder: if it does not open, the store may still have it whole.
+    pub is_kept: bool,
+}
+
+/// Frames of a far store. See the module's text.
+pub(super) struct Far {
+    store: Arc<dyn Store>,
+    near: Option<Arc<Near>>,
+    keeps_data: bool,
+    pace: Pace,
+    state: Mutex<State>,
+    arrived: Condvar,
+    work: Condvar,
+}
+
+/// Frames that are fetched by one range. At the end, however it comes, those who wait for them look again.
+struct Run<'a> {
+    far: &'a Far,
+    pack: Arc<PackInfo>,
+    first: u32,
+    last: u32,
+    /// Those of them that nobody else fetches.
+    coming: Vec<u32>,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        let state = &mut *self.far.state.lock();
+        for n in &self.coming {
+            state.coming.remove(&(self.pack.id, *n));
+        }
+        self.far.arrived.notify_all();
+    }
+}
+
+/// Where a frame lies: offset, and the byte behind it.
+fn span(pack: &PackInfo, number: u32) -> Result<(u64, u64)> {
+    let at = pack.frames.get(number as usize);
+    let at = at.ok_or_else(|| Error::damaged("the index names a frame that the pack does not have"))?;
+    Ok((at.offset.into(), u64::from(at.offset) + u64::from(at.sealed_len)))
+}
+
+fn shelf(space: Space) -> Shelf {
+    if space == Space::Trees { Shelf::Trees } else { Shelf::Data }
+}
+
+impl Far {
+    /// Reads from the folder what it has, if there is one, and keeps there what it fetches: trees, and data where wanted.
+    pub fn new(store: Arc<dyn Store>, near: Option<Arc<Near>>, keeps_data: bool) -> Self {
+        let (state, arrived, work) = Default::default();
+        Self { store, near, keeps_data, pace: Pace::new(), state, arrived, work }
+    }
+
+    /// The bytes of a frame as they are stored.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn sealed(&self, pack: &Arc<PackInfo>, number: u32) -> Result<Sealed> {
+        let key = (pack.id, number);
+        let (from, to) = span(pack, number)?;
+        loop {
+            {
+                let mut state = self.state.lock();
+                while !state.here.contains_key(&key) && state.coming.contains(&key) {
+                    self.arrived.wait(&mut state);
+                }
+                if let Some(bytes) = state.take(&key) {
+                    return Ok(Sealed { bytes, is_kept: false });
+                }
+            }
+            if let Some(near) = &self.near
+                && let Some(bytes) = near.get(shelf(pack.space), &pack.id.hex(), from, (to - from) as usize)
+            {
+                return Ok(Sealed { bytes, is_kept: true });
+            }
+            let Some(run) = self.demanded(pack, number) else { continue };
+            let is_alone = run.first == run.last;
+            return match self.fetch(run, Some(number)) {
+                // What is wrong may be wrong with the neighbours alone.
+                Err(e) if !is_alone && matches!(e.fault(), Fault::Damaged | Fault::Missing) => {
+                    self.range(pack, from, to).map(|bytes| Sealed { bytes, is_kept: false })
+                }
+                Err(e) => Err(e),
+                Ok(bytes) => Ok(Sealed { bytes: bytes.unwrap_or_default(), is_kept: false }),
+            };
+        }
+    }
+
+    /// The same from the store itself: what the folder gave was not what it must be, and is replaced there.
+    pub fn again(&self, pack: &PackInfo, number: u32) -> Result<Vec<u8>> {
+        let (from, to) = span(pack, number)?;
+        if let Some(near) = &self.near {
+            near.forget(shelf(pack.space), &pack.id.hex(), from, to - from);
+        }
+        let bytes = self.range(pack, from, to)?;
+        self.keep(pack, from, &bytes);
+        Ok(bytes)
+    }
+
+    /// These frames will be read soon, in this order.
+    pub fn expect(&self, frames: impl IntoIterator<Item = (Arc<PackInfo>, u32)>) {
+        let mut any = false;
+        for (pack, number) in frames {
+            let key = (pack.id, number);
+            if self.is_kept(&pack, number) {
+                continue;
+            }
+            let mut state = self.state.lock();
+            if state.queued.len() >= WANTED_MAX {
+                break;
+            }
+            if !state.is_here_or_coming(&key) && state.queued.insert(key) {
+                state.wanted.push_back((pack, number));
+                any = true;
+            }
+        }
+        if any {
+            self.work.notify_all();
+        }
+    }
+
+    /// A pack is read in its order and has come to this frame: what is behind it is fetched, in long runs.
+    pub fn in_order(&self, pack: &Arc<PackInfo>, number: u32) {
+        let Ok((_, at)) = span(pack, number) else { return };
+        let window = (self.pace.worth() * FETCHERS as u64).clamp(*WINDOW.start(), *WINDOW.end());
+        let from = {
+            let habit = &mut *self.state.lock();
+            let habit = habit.habit(&pack.id);
+            let ahead = span(pack, habit.until).map_or(0, |(start, _)| start.saturating_sub(at));
+            let is_behind = habit.until <= number || ahead > window;
+            let is_at_end = habit.until as usize >= pack.frames.len();
+            if !is_behind && (is_at_end || ahead > window / 2) {
+                return;
+            }
+            let from = if is_behind { number + 1 } else { habit.until };
+            let within = |n: &u32| span(pack, *n).is_ok_and(|(_, end)| end <= at + window);
+            habit.until = (from..pack.frames.len() as u32).take_while(within).count() as u32 + from;
+            from..habit.until
+        };
+        self.expect(from.map(|n| (pack.clone(), n)));
+    }
+
+    /// Fetches what is expected until [`Far::end`].
+    pub fn fetch_expected(&self) {
+        while let Some(run) = self.next_run() {
+            // Who waits for the frame itself meets the error again, and reports it.
+            let _ = self.fetch(run, None);
+        }
+    }
+
+    /// Nothing is expected any more.
+    pub fn end(&self) {
+        self.state.lock().over = true;
+        self.work.notify_all();
+    }
+
+    fn is_kept(&self, pack: &PackInfo, number: u32) -> bool {
+        let Some(near) = &self.near else { return false };
+        span(pack, number)
+            .is_ok_and(|(from, to)| near.has(shelf(pack.space), &pack.id.hex(), from, to - from))
+    }
+
+    /// What is fetched by who waits for a frame: it, and what is likely to be read next. `None` if it has come meanwhile, or
+    /// is coming.
+    fn demanded(&self, pack: &Arc<PackInfo>, number: u32) -> Option<Run<'_>> {
+        let is_tree = pack.space == Space::Trees;
+        let mut state = self.state.lock();
+        if state.is_here_or_coming(&(pack.id, number)) {
+            return None;
+        }
+        let habit = state.habit(&pack.id);
+        let in_order = habit.run > 0 && habit.next == number;
+        let most = match (in_order, is_tree) {
+            (true, _) => habit.run * 2,
+            (false, true) => TREE_RUN,
+            (false, false) => DATA_RUN,
+        };
+        let most = most.min(RUN_MAX);
+        let free = |state: &State, n: u32| {
+            !state.is_here_or_coming(&(pack.id, n)) && !self.is_kept(pack, n) && span(pack, n).is_ok()
+        };
+        let bytes = |first: u32, last: u32| match (span(pack, first), span(pack, last)) {
+            (Ok((from, _)), Ok((_, to))) => to.saturating_sub(from),
+            _ => u64::MAX,
+        };
+        let (mut first, mut last) = (number, number);
+        while bytes(first, last + 1) <= most && free(&state, last + 1) {
+            last += 1;
+        }
+        // The page of a folder is written behind those in it.
+        while is_tree && first > 0 && bytes(first - 1, last) <= most && free(&state, first - 1) {
+            first -= 1;
+        }
+        *state.habit(&pack.id) = Habit { next: last + 1, run: most, ..*state.habit(&pack.id) };
+        Some(self.begin(&mut state, pack, first, last))
+    }
+
+    /// The next frames that are expected, with their neighbours that are expected too. Frames in between come along where
+    /// that takes no longer than another request.
+    fn next_run(&self) -> Option<Run<'_>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.over {
+                return None;
+            }
+            let Some((pack, first)) = state.wanted.pop_front() else {
+                self.work.wait(&mut state);
+                continue;
+            };
+            let key = (pack.id, first);
+            if !state.queued.remove(&key) || state.is_here_or_coming(&key) {
+                continue;
+            }
+            let Ok((from, mut end)) = span(&pack, first) else { continue };
+            let gap = self.pace.worth();
+            let mut last = first;
+            for n in first + 1.. {
+                let Ok((start, to)) = span(&pack, n) else { break };
+                if to - from > AHEAD_RUN || start.saturating_sub(end) > gap {
+                    break;
+                }
+                if state.queued.contains(&(pack.id, n)) {
+                    (last, end) = (n, to);
+                }
+            }
+            return Some(self.begin(&mut state, &pack, first, last));
+        }
+    }
+
+    /// From now on these frames are coming; none of them is to be fetched by anybody else.
+    fn begin(&self, state: &mut State, pack: &Arc<PackInfo>, first: u32, last: u32) -> Run<'_> {
+        let mut coming = Vec::new();
+        for n in first..=last {
+            let key = (pack.id, n);
+            state.queued.remove(&key);
+            if !state.here.contains_key(&key) && state.coming.insert(key) {
+                coming.push(n);
+            }
+        }
+        Run { far: self, pack: pack.clone(), first, last, coming }
+    }
+
+    /// Fetches a run; gives the frame that somebody waits for.
+    fn fetch(&self, run: Run<'_>, waited: Option<u32>) -> Result<Option<Vec<u8>>> {
+        let pack = &run.pack;
+        let (from, to) = (span(pack, run.first)?.0, span(pack, run.last)?.1);
+        let bytes = self.range(pack, from, to)?;
+        let mut given = None;
+        {
+            let mut state = self.state.lock();
+            for n in &run.coming {
+                let (start, end) = span(pack, *n)?;
+                let part =
+                    bytes.get((start.saturating_sub(from)) as usize..(end.saturating_sub(from)) as usize);
+                let part = part.ok_or_else(|| Error::damaged("frames of a pack overlap"))?.to_vec();
+                match waited {
+                    Some(waited) if waited == *n => given = Some(part),
+                    _ => state.insert((pack.id, *n), part),
+                }
+            }
+        }
+        let kept = (pack.clone(), from);
+        drop(run);
+        // Nobody waits for this.
+        self.keep(&kept.0, kept.1, &bytes);
+        Ok(given)
+    }
+
+    fn range(&self, pack: &PackInfo, from: u64, to: u64) -> Result<Vec<u8>> {
+        let len =
+            usize::try_from(to.saturating_sub(from)).map_err(|_| Error::damaged("a frame is too long"))?;
+        let began = Instant::now();
+        let bytes = self.store.range(&pack_name(&pack.id), from, len)?;
+        self.pace.measured(len, began.elapsed());
+        Ok(bytes)
+    }
+
+    /// What cannot be kept is fetched again the next time.
+    fn keep(&self, pack: &PackInfo, from: u64, bytes: &[u8]) {
+        if let Some(near) = &self.near
+            && (self.keeps_data || pack.space == Space::Trees)
+        {
+            let _ = near.put(shelf(pack.space), &pack.id.hex(), from, bytes);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Stores on other machines: S3 and WebDAV over HTTP, and SFTP over ssh.
+//!
+//! This is the only room that knows of an async runtime, of HTTP and of opendal: behind its door everything is a
+//! [`Store`] whose methods block. One runtime of a few threads moves the bytes of all of them.
+
+mod answer;
+mod aws;
+mod gate;
+mod multistatus;
+mod s3;
+mod session;
+mod sftp;
+mod webdav;
+mod wire;
+
+use super::place::Place;
+use super::retry::Retry;
+use super::throttle::Throttle;
+use super::{Options, Store};
+use crate::fault::{Doing, Error, Result};
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use tokio::runtime::{Builder, Runtime};
+
+/// Threads that move bytes between sockets and memory; TLS is the most of their work.
+const THREADS: usize = 2;
+/// Requests of one store at a time: enough to fill a line of 1 Gbit/s and 50 ms with small objects, and far below what
+/// servers refuse.
+const REQUESTS: usize = 32;
+/// Folders of a store that are listed at a time, where each takes a request.
+const FOLDERS: usize = 16;
+
+/// Bytes a second in each direction, for all requests of a store together.
+#[derive(Debug)]
+struct Limits {
+    up: Throttle,
+    down: Throttle,
+}
+
+impl Limits {
+    fn new(options: &Options) -> Arc<Self> {
+        let (up, down) = (Throttle::new(options.limit_upload), Throttle::new(options.limit_download));
+        Arc::new(Self { up, down })
+    }
+}
+
+/// Opens the store at `place`, which is no local one. Nothing is asked of the server yet.
+///
+/// # Errors
+/// `Misuse` where an option is missing or makes no sense; `Denied` for plain HTTP to another machine.
+pub(super) fn open(place: &Place, options: &Options) -> Result<Arc<dyn Store>> {
+    runtime()?;
+    Ok(match place {
+        Place::S3(place) => finish(s3::S3::open(place, options)?, options),
+        Place::WebDav(place) => finish(webdav::WebDav::open(place, options)?, options),
+        Place::Sftp(place) => finish(sftp::Sftp::open(place, options)?, options),
+        Place::Local(path) => {
+            return Err(Error::bug(format!("{} is no place on another machine", path.display())));
+        }
+    })
+}
+
+/// What each of them needs: few enough requests at a time, and another try where one may help. Who waits before the next
+/// try holds nobody else up.
+fn finish<S: Store + 'static>(store: S, options: &Options) -> Arc<dyn Store> {
+    let gated = gate::Gate::new(store, REQUESTS);
+    Arc::new(Retry::new(gated, options.patience, options.observer.clone()))
+}
+
+/// The runtime, made when the first such store is opened: never before a process goes into the background, which it does
+/// with one thread.
+fn runtime() -> Result<&'static Runtime> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    // The only provider that is compiled in; another thread may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let made = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("network")
+        .enable_all()
+        .build()
+        .doing(|| "starting the threads for the network")?;
+    Ok(RUNTIME.get_or_init(|| made))
+}
+
+/// Waits for what another machine does.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime()?.block_on(work)
+}

@@ -1,0 +1,117 @@
+//! A store that tries again what may pass: a server that starts anew, a line that broke, too many requests.
+
+use super::{Listed, Store};
+use crate::clock::{self, Time};
+use crate::event::{Event, Observer};
+use crate::fault::{Fault, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Wait before the second try; doubled before each one after it.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Longest wait between two tries: a server that is back is found soon.
+const LONGEST_WAIT: Duration = Duration::from_secs(16);
+/// Most tries of one request.
+const TRIES_MAX: u32 = 40;
+/// How long a place that never answered is tried: its name is probably wrong, and people wait before the screen.
+const NEVER_ANSWERED: Duration = Duration::from_secs(8);
+/// A first failure that passes soon is nobody's business.
+const SILENT_TRIES: u32 = 2;
+
+/// Tries again where a store says [`Fault::Busy`]; any other failure is final.
+pub struct Retry<S> {
+    store: S,
+    patience: Duration,
+    observer: Arc<dyn Observer>,
+    has_answered: AtomicBool,
+}
+
+impl<S: Store> Retry<S> {
+    /// One request is tried until `patience` is over, or at most 40 times.
+    pub fn new(store: S, patience: Duration, observer: Arc<dyn Observer>) -> Self {
+        Self { store, patience, observer, has_answered: AtomicBool::new(false) }
+    }
+
+    fn again<T>(&self, mut request: impl FnMut() -> Result<T>) -> Result<T> {
+        let (mut waited, mut wait) = (Duration::ZERO, FIRST_WAIT);
+        let started = clock::running();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let failed = match request() {
+                Err(e) if e.fault() == Fault::Busy => e,
+                done => {
+                    // A refusal is an answer as well.
+                    self.has_answered.store(true, Ordering::Relaxed);
+                    return done;
+                }
+            };
+            let patience = match self.has_answered.load(Ordering::Relaxed) {
+                true => self.patience,
+                false => self.patience.min(NEVER_ANSWERED),
+            };
+            let pause = jittered(wait);
+            // Requests that time out take time as well.
+            let elapsed = Duration::from_secs(u64::try_from(clock::running() - started).unwrap_or(0));
+            if tries >= TRIES_MAX || waited.max(elapsed) + pause > patience {
+                return Err(failed);
+            }
+            if tries > SILENT_TRIES {
+                let text = format!("{}; trying again in {:.0} s", failed.chain(), pause.as_secs_f64().ceil());
+                self.observer.event(Event::Warning(&text));
+            }
+            clock::sleep(pause);
+            waited += pause;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+/// Between half of it and all: those who failed together do not come back together.
+fn jittered(wait: Duration) -> Duration {
+    let chance = u32::from_le_bytes(clock::random_array()) as f64 / f64::from(u32::MAX);
+    wait.mul_f64(0.5 + chance / 2.0)
+}
+
+impl<S: Store> Store for Retry<S> {
+    fn location(&self) -> String {
+        self.store.location()
+    }
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.again(|| self.store.put(name, bytes))
+    }
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.again(|| self.store.get(name, limit))
+    }
+    fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.again(|| self.store.range(name, offset, length))
+    }
+    fn prefetch(&self, name: &str, offset: u64, length: u64) {
+        self.store.prefetch(name, offset, length);
+    }
+    fn release(&self, name: &str, offset: u64, length: u64) {
+        self.store.release(name, offset, length);
+    }
+    fn size(&self, name: &str) -> Result<u64> {
+        self.again(|| self.store.size(name))
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.again(|| self.store.list(prefix))
+    }
+    fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        self.again(|| self.store.names(prefix))
+    }
+    fn modified(&self, name: &str) -> Result<Time> {
+        self.again(|| self.store.modified(name))
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.again(|| self.store.delete(name))
+    }
+    fn may_be_stale(&self) -> bool {
+        self.store.may_be_stale()
+    }
+    fn find_again(&self, same: &dyn Fn(&dyn Store) -> Result<()>) -> bool {
+        self.store.find_again(same)
+    }
+}
