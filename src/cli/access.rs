@@ -245,6 +245,22 @@ impl Global {
         Ok(Arc::new(Following::open(self.place()?)?))
     }
 
+    /// The storage of a replica that may have to be made. A dry run makes no folder.
+    ///
+    /// # Errors
+    /// `Misuse` where the folder holds anything else; what the storage says.
+    pub fn replica_for_writing(&self, place: &Path, dry_run: bool) -> Result<Arc<dyn Store>> {
+        let is_there = |path: &Path| path.join("config").is_dir();
+        if is_there(place) || (dry_run && place.is_dir()) {
+            return Ok(Arc::new(Local::open(place)?));
+        }
+        if dry_run {
+            return Err(Error::misuse(format!("there is no folder {}", place.display()))
+                .hint("without --dry-run it would be made, and all snapshots copied"));
+        }
+        Ok(Arc::new(Local::create_over(place, &Repository::FIRST_FOLDERS)?))
+    }
+
     /// Opens the repository with a key that is at hand.
     pub fn open_with(
         &self,

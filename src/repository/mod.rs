@@ -7,6 +7,7 @@ mod away;
 mod examine;
 mod far;
 mod healing;
+mod intake;
 mod keyring;
 mod lease;
 mod leases;
@@ -21,6 +22,7 @@ mod process;
 mod putback;
 mod reader;
 mod remembered;
+mod replica;
 mod rights;
 mod rotation;
 mod segments;
@@ -37,6 +39,7 @@ mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
+pub use intake::{Again, Intake, Taken};
 pub use keyring::Author;
 pub use leases::Session;
 pub use listing::Snapshot;
@@ -45,6 +48,7 @@ pub use needs::{Listener, Need};
 pub use notes::Ended;
 pub use putback::Named;
 pub use reader::{Keep, Reader};
+pub use replica::Identity;
 pub use rights::Right;
 pub use rotation::Carried;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
@@ -111,10 +115,12 @@ pub struct Repository {
     store: Arc<dyn Store>,
     /// What the store was asked for.
     counts: Arc<Counts>,
-    keys: Keyring,
+    keys: Arc<Keyring>,
     slot: SlotId,
     config: Config,
     cache: PathBuf,
+    /// Another store of this repository is in use as well: this one has an index of its own in the cache.
+    is_beside: bool,
     observer: Arc<dyn Observer>,
     index: OnceLock<Arc<Index>>,
     opening: Mutex<()>,
@@ -222,10 +228,11 @@ impl Repository {
         Ok(Arc::new(Self {
             store,
             counts,
-            keys,
+            keys: Arc::new(keys),
             slot,
             config,
             cache,
+            is_beside: false,
             observer: options.observer,
             index: OnceLock::new(),
             opening: Mutex::new(()),
@@ -327,7 +334,18 @@ impl Repository {
 
     /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
     /// key has an index of its own.
+    ///
+    /// Of two stores that one process has open each has its own too. That is for speed alone: what counts is what a store lists
+    /// now, so that two places which share an index are told apart by one listing, and load all of it anew in turn.
     fn index_dir(&self) -> PathBuf {
+        let view = self.view_dir();
+        match self.is_beside {
+            false => view,
+            true => view.join(format!("place-{}", digest(self.location().as_bytes()))),
+        }
+    }
+
+    fn view_dir(&self) -> PathBuf {
         let who = match self.keys.role {
             Role::Full | Role::Reader => [0; 32],
             Role::Writer => self.keys.public(),
@@ -337,13 +355,12 @@ impl Repository {
         }
         // What counted while a key had not ended is another view.
         let state = [&self.config.since.to_le_bytes()[..], &self.config.ended.concat()].concat();
-        let digest = |bytes: &[u8]| hex(&blake3::hash(bytes).as_bytes()[..8]);
         self.cache.join(format!("view-{}-{}", digest(&who), digest(&state)))
     }
 
     /// Views of before keys have ended are of no use to anybody who opens the repository from now on.
     fn drop_old_views(&self) {
-        let dir = self.index_dir();
+        let dir = self.view_dir();
         let name = dir.file_name().and_then(|n| n.to_str());
         let Some((who, _)) = name.and_then(|n| n.rsplit_once('-')).filter(|(n, _)| n.starts_with("view-"))
         else {
@@ -401,6 +418,11 @@ impl Drop for Repository {
             costs.words()
         )));
     }
+}
+
+/// Names folders of the cache.
+fn digest(bytes: &[u8]) -> String {
+    hex(&blake3::hash(bytes).as_bytes()[..8])
 }
 
 /// The numbers of the configs that are listed, rising.

@@ -286,7 +286,7 @@ fn lease(repository: &Arc<Repository>, options: &WriterOptions) -> Result<(Held,
 }
 
 /// B6: the packs of others that the snapshot relies on and that are not there with their size.
-fn missing_packs(repository: &Repository, relied: &[PackId]) -> Result<HashSet<PackId>> {
+pub(super) fn missing_packs(repository: &Repository, relied: &[PackId]) -> Result<HashSet<PackId>> {
     let index = repository.index()?;
     let mut gone = HashSet::new();
     if relied.len() > LOOK_EACH_MAX && !repository.store.may_be_stale() {

@@ -110,17 +110,19 @@ impl Place {
         };
         if user.is_some_and(|u| u.contains(':')) {
             // The text itself is not repeated: it holds the secret.
-            return Err(Error::misuse("a URL with a password in it is not taken: others see it in the list of processes")
-                .hint(HOW_TO_LOG_IN));
+            return Err(Error::misuse(
+                "a URL with a password in it is not taken: others see it in the list of processes",
+            )
+            .hint(HOW_TO_LOG_IN));
         }
         if host.is_empty() {
             return Err(wrong("it names no host or bucket"));
         }
         match scheme {
-            "s3" if user.is_some() => {
-                Err(Error::misuse("a URL with a key in it is not taken: others see it in the list of processes")
-                    .hint(HOW_TO_LOG_IN))
-            }
+            "s3" if user.is_some() => Err(Error::misuse(
+                "a URL with a key in it is not taken: others see it in the list of processes",
+            )
+            .hint(HOW_TO_LOG_IN)),
             "s3" => Ok(Self::S3(S3Place::parse(host, &decode(path), query, &wrong)?)),
             _ if !query.is_empty() => Err(wrong("only s3:// takes parameters")),
             "webdav" | "webdavs" => {
@@ -160,8 +162,10 @@ impl S3Place {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (name.to_ascii_lowercase().replace('_', "-"), decode(value));
             if SECRETS.contains(&name.as_str()) {
-                return Err(Error::misuse(format!("{name} in a URL is not taken: others see it in the list of processes"))
-                    .hint(HOW_TO_LOG_IN));
+                return Err(Error::misuse(format!(
+                    "{name} in a URL is not taken: others see it in the list of processes"
+                ))
+                .hint(HOW_TO_LOG_IN));
             }
             match (name.as_str(), value.as_str()) {
                 (_, "") => return Err(wrong(&format!("{name} has no value"))),
@@ -204,7 +208,9 @@ impl SftpPlace {
         let path = match inner.strip_prefix('~').map(|home| home.strip_prefix('/').unwrap_or(home)) {
             Some("") => ".".into(),
             Some(home) if inner.starts_with("~/") => home.into(),
-            _ if inner.is_empty() => return Err(wrong("it names no folder").hint("sftp://HOST/srv/backup, or /~/backup")),
+            _ if inner.is_empty() => {
+                return Err(wrong("it names no folder").hint("sftp://HOST/srv/backup, or /~/backup"));
+            }
             _ => format!("/{inner}"),
         };
         if path.split('/').any(|s| s == "..") {
@@ -333,7 +339,8 @@ mod tests {
             assert_eq!(parse(text).unwrap().to_string(), text);
             assert!(!is_path(OsStr::new(text)));
         }
-        let Place::S3(s3) = parse("s3://b/p%20q/?region=eu-1&path_style=false&profile=x&storage-class=GLACIER_IR").unwrap()
+        let Place::S3(s3) =
+            parse("s3://b/p%20q/?region=eu-1&path_style=false&profile=x&storage-class=GLACIER_IR").unwrap()
         else {
             panic!("not S3")
         };
@@ -348,15 +355,35 @@ mod tests {
     #[test]
     fn what_makes_no_sense_or_tells_a_secret_is_refused() {
         for text in [
-            "http://host/x", "s3://", "s3:///x", "s3://a b", "s3://b/../c", "s3://b/a//c", "s3://b?regoin=x", "s3://b?region=",
-            "s3://b?path-style=maybe", "s3://host:9000/b", "webdav://", "webdavs://h/x?y=z", "sftp://h", "sftp://h:0/x",
-            "sftp://h:x/x", "sftp://-oProxyCommand=x/y", "sftp://-l@h/x", "sftp://h/../x", "s3://b/x#y",
+            "http://host/x",
+            "s3://",
+            "s3:///x",
+            "s3://a b",
+            "s3://b/../c",
+            "s3://b/a//c",
+            "s3://b?regoin=x",
+            "s3://b?region=",
+            "s3://b?path-style=maybe",
+            "s3://host:9000/b",
+            "webdav://",
+            "webdavs://h/x?y=z",
+            "sftp://h",
+            "sftp://h:0/x",
+            "sftp://h:x/x",
+            "sftp://-oProxyCommand=x/y",
+            "sftp://-l@h/x",
+            "sftp://h/../x",
+            "s3://b/x#y",
         ] {
             assert_eq!(parse(text).unwrap_err().fault(), Fault::Misuse, "{text}");
         }
         for text in [
-            "s3://AK:S3CRET@b/x", "s3://S3CRET@b/x", "s3://b?secret_access_key=S3CRET", "s3://b?token=S3CRET",
-            "webdavs://ana:S3CRET@h/x", "sftp://ana:S3CRET@h/x",
+            "s3://AK:S3CRET@b/x",
+            "s3://S3CRET@b/x",
+            "s3://b?secret_access_key=S3CRET",
+            "s3://b?token=S3CRET",
+            "webdavs://ana:S3CRET@h/x",
+            "sftp://ana:S3CRET@h/x",
         ] {
             let e = parse(text).unwrap_err();
             assert!(!e.chain().contains("S3CRET") && e.advice().is_some(), "{e:?}");

@@ -51,7 +51,8 @@ impl Trouble {
                 .hint("look at the port, and at http:// or https://");
         }
         if e.is_connect() {
-            return Self::new(Fault::Busy, text).hint("look at the host and port, and whether the server runs");
+            return Self::new(Fault::Busy, text)
+                .hint("look at the host and port, and whether the server runs");
         }
         match e.is_builder() {
             true => Self::new(Fault::Misuse, text),
@@ -86,26 +87,48 @@ impl Trouble {
         };
         let (fault, hint) = match code {
             "NoSuchKey" => (Fault::Missing, None),
-            "NoSuchBucket" => (Fault::NoRepository, Some("make the bucket first, or look at its name and at the endpoint")),
-            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => {
-                (Fault::Denied, Some("the key is known, and may not do that: look at the bucket's policy and the key's rights"))
+            "NoSuchBucket" => {
+                (Fault::NoRepository, Some("make the bucket first, or look at its name and at the endpoint"))
             }
-            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSecurity" | "MissingSecurityHeader" => (Fault::Denied, Some(KEYS)),
+            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => (
+                Fault::Denied,
+                Some(
+                    "the key is known, and may not do that: look at the bucket's policy and the key's rights",
+                ),
+            ),
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSecurity" | "MissingSecurityHeader" => {
+                (Fault::Denied, Some(KEYS))
+            }
             "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
                 (Fault::Denied, Some("the session token is over: get a new one, or unset AWS_SESSION_TOKEN"))
             }
-            "RequestTimeTooSkewed" | "RequestExpired" => {
-                (Fault::Denied, Some("the clocks of this machine and of the store are more than 15 minutes apart: set this one's"))
-            }
-            "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "AuthorizationHeaderMalformed"
+            "RequestTimeTooSkewed" | "RequestExpired" => (
+                Fault::Denied,
+                Some(
+                    "the clocks of this machine and of the store are more than 15 minutes apart: set this one's",
+                ),
+            ),
+            "PermanentRedirect"
+            | "TemporaryRedirect"
+            | "Redirect"
+            | "AuthorizationHeaderMalformed"
             | "IllegalLocationConstraintException" => {
                 (Fault::Misuse, Some("the bucket is in another region: name it by ?region= or AWS_REGION"))
             }
             "InvalidBucketName" => (Fault::Misuse, None),
             "QuotaExceeded" | "EntityTooLarge" => (Fault::Full, None),
-            "InvalidObjectState" => (Fault::Denied, Some("the object lies in an archive: restore it there first")),
-            "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout" | "OperationAborted" | "BadDigest"
-            | "ConditionalRequestConflict" | "IncompleteBody" | "TooManyRequests" => (Fault::Busy, None),
+            "InvalidObjectState" => {
+                (Fault::Denied, Some("the object lies in an archive: restore it there first"))
+            }
+            "SlowDown"
+            | "ServiceUnavailable"
+            | "InternalError"
+            | "RequestTimeout"
+            | "OperationAborted"
+            | "BadDigest"
+            | "ConditionalRequestConflict"
+            | "IncompleteBody"
+            | "TooManyRequests" => (Fault::Busy, None),
             _ => (Self::of_status(status.unwrap_or(StatusCode::BAD_REQUEST), "").fault, None),
         };
         Self { fault, text, hint }
@@ -174,7 +197,10 @@ mod tests {
         }
         assert_eq!(Trouble::of_s3("NoSuchBucket", "", None).fault, Fault::NoRepository);
         assert_eq!(Trouble::of_s3("Unknown", "", Some(StatusCode::SERVICE_UNAVAILABLE)).fault, Fault::Busy);
-        assert_eq!(Trouble::of_s3("", "<html>gone</html>", Some(StatusCode::NOT_FOUND)).fault, Fault::Missing);
+        assert_eq!(
+            Trouble::of_s3("", "<html>gone</html>", Some(StatusCode::NOT_FOUND)).fault,
+            Fault::Missing
+        );
         for (status, fault) in [
             (401, Fault::Denied),
             (403, Fault::Denied),

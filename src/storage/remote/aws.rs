@@ -14,7 +14,8 @@ impl Settings {
     /// Of the environment, else of the profile.
     pub(super) fn find(profile: Option<&str>) -> Self {
         let env = |names: &[&str]| names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.is_empty()));
-        let profile = profile.map(str::to_owned).or_else(|| env(&["AWS_PROFILE"])).unwrap_or_else(|| "default".into());
+        let profile =
+            profile.map(str::to_owned).or_else(|| env(&["AWS_PROFILE"])).unwrap_or_else(|| "default".into());
         let path = env(&["AWS_CONFIG_FILE"])
             .map(PathBuf::from)
             .or_else(|| std::env::home_dir().map(|home| home.join(".aws/config")));

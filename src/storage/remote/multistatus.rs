@@ -112,8 +112,14 @@ mod tests {
 </D:multistatus>"#;
         let members = parse(xml).unwrap();
         let time = Some(Time { seconds: 1_795_309_323, nanos: 0 });
-        assert_eq!(members[0], Member { path: "/dav/a b".into(), is_folder: true, size: None, modified: time });
-        assert_eq!(members[1], Member { path: "/dav/x&y".into(), is_folder: false, size: Some(12), modified: None });
+        assert_eq!(
+            members[0],
+            Member { path: "/dav/a b".into(), is_folder: true, size: None, modified: time }
+        );
+        assert_eq!(
+            members[1],
+            Member { path: "/dav/x&y".into(), is_folder: false, size: Some(12), modified: None }
+        );
         assert_eq!(members.len(), 2);
     }
 

@@ -91,8 +91,8 @@ impl S3 {
             if std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|v| v.eq_ignore_ascii_case("true")) {
                 s3 = s3.disable_ec2_metadata();
             }
-            let built = Operator::new(s3)
-                .map_err(|e| Error::misuse(format!("{}: {}", location, e.message())))?;
+            let built =
+                Operator::new(s3).map_err(|e| Error::misuse(format!("{}: {}", location, e.message())))?;
             let transport = HttpTransporter::new(wire.clone());
             Ok(built.with_context(OperationContext::new().with_http_transport(transport)))
         };
@@ -129,7 +129,8 @@ impl S3 {
         if self.look(name).await?.is_some() {
             return self.confirm(name, bytes).await;
         }
-        let options = WriteOptions { concurrent: PARTS_AT_A_TIME, chunk: Some(PART), ..WriteOptions::default() };
+        let options =
+            WriteOptions { concurrent: PARTS_AT_A_TIME, chunk: Some(PART), ..WriteOptions::default() };
         let failed = |e| self.failed(&e, || self.writing(name));
         let mut writer = self.parts.writer_options(name, options).await.map_err(failed)?;
         let mut sent = Ok(());
@@ -172,15 +173,22 @@ impl S3 {
     /// Whether the object that is there has these bytes; else `Damaged`.
     async fn confirm(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (mut rest, mut equal) = (bytes, true);
-        self.stream(name, .., || format!("comparing {name} of {}", self.location), |piece| {
-            equal = rest.get(..piece.len()) == Some(piece);
-            rest = rest.get(piece.len()..).unwrap_or_default();
-            equal
-        })
+        self.stream(
+            name,
+            ..,
+            || format!("comparing {name} of {}", self.location),
+            |piece| {
+                equal = rest.get(..piece.len()) == Some(piece);
+                rest = rest.get(piece.len()..).unwrap_or_default();
+                equal
+            },
+        )
         .await?;
         match equal && rest.is_empty() {
             true => Ok(()),
-            false => Err(Error::damaged("another object of that name is there already").while_(self.writing(name))),
+            false => {
+                Err(Error::damaged("another object of that name is there already").while_(self.writing(name)))
+            }
         }
     }
 
@@ -237,16 +245,24 @@ fn trouble(e: &opendal::Error) -> Trouble {
     // opendal keeps the server's answer only as text: `S3Error { code: "…", message: "…", … }`.
     if let Some(rest) = e.message().strip_prefix("S3Error { code: \"") {
         let (code, rest) = rest.split_once('"').unwrap_or((rest, ""));
-        let message = rest.strip_prefix(", message: \"").and_then(|m| m.split_once("\", resource: ")).map_or("", |m| m.0);
+        let message = rest
+            .strip_prefix(", message: \"")
+            .and_then(|m| m.split_once("\", resource: "))
+            .map_or("", |m| m.0);
         return Trouble::of_s3(code, message, None).or_by(e);
     }
-    Trouble::new(fault_of(e), format!("{}: {}", e.kind(), e.message()).trim_end_matches([':', ' ']).to_owned())
+    Trouble::new(
+        fault_of(e),
+        format!("{}: {}", e.kind(), e.message()).trim_end_matches([':', ' ']).to_owned(),
+    )
 }
 
 impl Trouble {
     /// What the code leaves open, the kind of the error tells.
     fn or_by(mut self, e: &opendal::Error) -> Self {
-        if self.fault == Fault::Io || self.fault == Fault::Busy && !e.is_temporary() && fault_of(e) != Fault::Io {
+        if self.fault == Fault::Io
+            || self.fault == Fault::Busy && !e.is_temporary() && fault_of(e) != Fault::Io
+        {
             self.fault = fault_of(e);
         }
         self
@@ -305,7 +321,8 @@ impl Store for S3 {
     fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
         check_name(name)?;
         let doing = || format!("reading {length} bytes at {offset} of {name} from {}", self.location);
-        let truncated = |size: u64| Error::damaged(format!("it is truncated: it ends after {size}")).while_(doing());
+        let truncated =
+            |size: u64| Error::damaged(format!("it is truncated: it ends after {size}")).while_(doing());
         let end = offset.checked_add(length as u64).filter(|end| *end <= OBJECT_MAX);
         let (Some(end), true) = (end, length > 0) else {
             let size = block_on(self.must_see(name))?.content_length();
@@ -315,9 +332,7 @@ impl Store for S3 {
             };
         };
         let mut bytes = Vec::new();
-        bytes
-            .try_reserve_exact(length)
-            .map_err(|e| Error::with_source(Fault::Full, doing(), e))?;
+        bytes.try_reserve_exact(length).map_err(|e| Error::with_source(Fault::Full, doing(), e))?;
         let read = block_on(self.stream(name, offset..end, doing, |piece| {
             bytes.extend_from_slice(piece);
             bytes.len() <= length

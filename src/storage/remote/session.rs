@@ -92,7 +92,9 @@ impl Sessions {
             false => Some(self.start(false).await),
         };
         match quiet {
-            Some(Err(trouble)) if trouble.fault != Fault::Denied || !std::io::stdin().is_terminal() => Err(trouble),
+            Some(Err(trouble)) if trouble.fault != Fault::Denied || !std::io::stdin().is_terminal() => {
+                Err(trouble)
+            }
             Some(Ok(session)) => Ok(session),
             _ => {
                 let session = self.start(true).await?;
@@ -107,7 +109,9 @@ impl Sessions {
             Trouble::new(Fault::Misuse, format!("starting ssh: {e}")).hint("install the OpenSSH client")
         })?;
         let said = Said::default();
-        let (Some(stdin), Some(stdout), Some(stderr)) = (ssh.stdin.take(), ssh.stdout.take(), ssh.stderr.take()) else {
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (ssh.stdin.take(), ssh.stdout.take(), ssh.stderr.take())
+        else {
             return Err(Trouble::new(Fault::Bug, "ssh has no pipes"));
         };
         let listening = tokio::spawn(said.clone().listen(stderr));
@@ -244,7 +248,9 @@ mod tests {
     use super::*;
 
     fn sessions(place: &str, command: Option<&str>) -> Sessions {
-        let crate::storage::place::Place::Sftp(place) = crate::storage::place::Place::parse(place.as_ref()).unwrap() else {
+        let crate::storage::place::Place::Sftp(place) =
+            crate::storage::place::Place::parse(place.as_ref()).unwrap()
+        else {
             panic!("not SFTP")
         };
         Sessions::new(place, command.map(Into::into))

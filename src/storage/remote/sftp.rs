@@ -99,7 +99,14 @@ impl Sftp {
     }
 
     /// Writes a temporary file and gives it its name; `false` if something has it.
-    async fn fill(&self, session: &Use, file: &mut File, bytes: &[u8], temporary: &str, name: &str) -> Answered<bool> {
+    async fn fill(
+        &self,
+        session: &Use,
+        file: &mut File,
+        bytes: &[u8],
+        temporary: &str,
+        name: &str,
+    ) -> Answered<bool> {
         let handle = &*file;
         stream::iter(bytes.chunks(PIECE).enumerate())
             .map(|(at, piece)| self.write_piece(session, handle.clone(), at * PIECE, piece))
@@ -121,7 +128,13 @@ impl Sftp {
         Ok(placed)
     }
 
-    async fn write_piece(&self, session: &Session, mut file: File, at: usize, mut piece: &[u8]) -> Answered<()> {
+    async fn write_piece(
+        &self,
+        session: &Session,
+        mut file: File,
+        at: usize,
+        mut piece: &[u8],
+    ) -> Answered<()> {
         tokio::time::sleep(self.limits.up.take(piece.len())).await;
         seek(&mut file, at as u64);
         while !piece.is_empty() {
@@ -202,7 +215,13 @@ impl Sftp {
     }
 
     /// Up to `length` bytes from `offset`: less where the file ends before.
-    async fn read_piece(&self, session: &Session, mut file: File, offset: u64, length: usize) -> Answered<Vec<u8>> {
+    async fn read_piece(
+        &self,
+        session: &Session,
+        mut file: File,
+        offset: u64,
+        length: usize,
+    ) -> Answered<Vec<u8>> {
         tokio::time::sleep(self.limits.down.take(length)).await;
         let mut bytes = Vec::new();
         while bytes.len() < length {
@@ -260,7 +279,9 @@ impl Sftp {
         let _ = &mut file;
         match bytes.len() as u64 {
             len if len > limit => Err(too_long()),
-            len if len != size => Err(Trouble::new(Fault::Damaged, format!("it ends after {len} of {size} bytes"))),
+            len if len != size => {
+                Err(Trouble::new(Fault::Damaged, format!("it ends after {len} of {size} bytes")))
+            }
             _ => Ok(bytes),
         }
     }
@@ -342,7 +363,10 @@ impl Sftp {
 }
 
 /// Waits for an answer, and says what it means.
-async fn ask<T>(session: &Session, request: impl Future<Output = std::result::Result<T, SftpError>>) -> Answered<T> {
+async fn ask<T>(
+    session: &Session,
+    request: impl Future<Output = std::result::Result<T, SftpError>>,
+) -> Answered<T> {
     match tokio::time::timeout(NO_PROGRESS, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(SftpError::SftpError(kind, text))) => {
@@ -427,7 +451,9 @@ impl Store for Sftp {
             let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
             let mut running = FuturesUnordered::new();
             loop {
-                while running.len() < FOLDERS && let Some(folder) = waiting.pop() {
+                while running.len() < FOLDERS
+                    && let Some(folder) = waiting.pop()
+                {
                     running.push(self.list_folder(&session, folder));
                 }
                 let Some(listed) = running.next().await else { break };

@@ -87,9 +87,9 @@ impl WebDav {
     }
 
     async fn send(&self, request: http::request::Builder, body: Bytes) -> Answered<reqwest::Response> {
-        let request = request
-            .body(Buffer::from(body))
-            .map_err(|e| Trouble::new(Fault::Misuse, format!("{} is no place for requests: {e}", self.location)))?;
+        let request = request.body(Buffer::from(body)).map_err(|e| {
+            Trouble::new(Fault::Misuse, format!("{} is no place for requests: {e}", self.location))
+        })?;
         self.wire.send(request).await
     }
 
@@ -181,9 +181,8 @@ impl WebDav {
         match folder.rsplit_once('/') {
             Some((above, _)) => Box::pin(self.make_folder(above)).await?,
             None if folder.is_empty() => {
-                return Err(Trouble::new(Fault::Missing, "the folder above it is not there").hint(
-                    "make it first: only the last folder of the URL is made here",
-                ));
+                return Err(Trouble::new(Fault::Missing, "the folder above it is not there")
+                    .hint("make it first: only the last folder of the URL is made here"));
             }
             None => Box::pin(self.make_folder("")).await?,
         }
@@ -300,7 +299,12 @@ impl WebDav {
                 Member { size: Some(size), modified: Some(modified), .. } => {
                     found.push(Listed { name, size, modified });
                 }
-                _ => return Err(Trouble::new(Fault::Io, format!("the server tells no size and date of {name}"))),
+                _ => {
+                    return Err(Trouble::new(
+                        Fault::Io,
+                        format!("the server tells no size and date of {name}"),
+                    ));
+                }
             }
         }
         Ok((found, inner))
@@ -425,7 +429,9 @@ impl Store for WebDav {
             let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
             let mut running = FuturesUnordered::new();
             loop {
-                while running.len() < FOLDERS && let Some(folder) = waiting.pop() {
+                while running.len() < FOLDERS
+                    && let Some(folder) = waiting.pop()
+                {
                     running.push(self.list_folder(folder));
                 }
                 let Some(listed) = running.next().await else { return Ok(found) };
@@ -466,7 +472,9 @@ mod tests {
 
     #[test]
     fn logins_are_written_as_the_rfc_has_them() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
         let login = basic("Aladdin", b"open sesame").unwrap();

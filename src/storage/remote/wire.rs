@@ -67,7 +67,10 @@ impl Wire {
     }
 
     /// Sends a request and gives the beginning of the answer, whatever its status is.
-    pub(super) async fn send(&self, request: Request<Buffer>) -> std::result::Result<reqwest::Response, Trouble> {
+    pub(super) async fn send(
+        &self,
+        request: Request<Buffer>,
+    ) -> std::result::Result<reqwest::Response, Trouble> {
         let (parts, body) = request.into_parts();
         let url = reqwest::Url::parse(&parts.uri.to_string())
             .map_err(|e| Trouble::new(Fault::Misuse, format!("{} is no URL: {e}", parts.uri)))?;
@@ -75,8 +78,13 @@ impl Wire {
         let pulse = Pulse::new();
         let mut request = self.client.request(parts.method, url).headers(parts.headers);
         if !body.is_empty() {
-            let outgoing =
-                Outgoing { body, piece: Bytes::new(), limits: self.limits.clone(), wait: None, pulse: pulse.clone() };
+            let outgoing = Outgoing {
+                body,
+                piece: Bytes::new(),
+                limits: self.limits.clone(),
+                wait: None,
+                pulse: pulse.clone(),
+            };
             request = request.body(reqwest::Body::wrap(outgoing));
         }
         let sent = async { request.send().await.map_err(|e| Trouble::of_http(&e)) };
@@ -132,7 +140,9 @@ pub(super) fn check_plain(tls: bool, host: &str, allowed: bool) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Fault::Denied, format!("{host} is another machine, and is to be spoken to without TLS"))
-        .hint("what is stored is sealed, but passwords would be seen on the way: use https, or --insecure-http"))
+        .hint(
+            "what is stored is sealed, but passwords would be seen on the way: use https, or --insecure-http",
+        ))
 }
 
 /// When something last went on.
