@@ -35,6 +35,7 @@ mod profiles;
 mod prune_races;
 mod pruning;
 mod races;
+mod remote_faults;
 mod repairing;
 mod requests;
 mod restoring;
