@@ -37,6 +37,7 @@ mod profiles;
 mod prune_races;
 mod pruning;
 mod races;
+mod remote_faults;
 mod repairing;
 mod requests;
 mod restoring;
