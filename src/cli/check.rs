@@ -85,6 +85,9 @@ impl Check {
             out.line(if global.json { machine(finding).to_string() } else { line(finding) })?;
         }
         if global.json {
+            if let Some((place, compared)) = &compared {
+                out.line(machine_compared(place, compared).to_string())?;
+            }
             let costs = repository.costs();
             out.line(summary(&report, vouched.as_ref(), unvouched, &costs).to_string())?;
         } else if !global.quiet {
