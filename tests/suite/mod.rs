@@ -36,6 +36,7 @@ mod prune_races;
 mod pruning;
 mod races;
 mod repairing;
+mod replicating;
 mod requests;
 mod restoring;
 mod roles;
