@@ -85,7 +85,7 @@ impl Check {
             out.line(if global.json { machine(finding).to_string() } else { line(finding) })?;
         }
         if global.json {
-            for (place, compared) in &compared {
+            if let Some((place, compared)) = &compared {
                 out.line(machine_compared(place, compared).to_string())?;
             }
             let costs = repository.costs();

@@ -34,8 +34,8 @@ impl Repository {
     pub fn side(&self) -> Result<Side> {
         let listing = self.list()?;
         self.not_emptied(&listing)?;
-        let mut side = Side::default();
-        side.visible = listing.live().iter().map(|s| s.id).collect();
+        let visible = listing.live().iter().map(|s| s.id).collect();
+        let mut side = Side { visible, ..Side::default() };
         for n in &listing.notes {
             let (note, author) = &*n.note;
             match note.action {

@@ -39,6 +39,7 @@ mod pruning;
 mod races;
 mod remote_faults;
 mod repairing;
+mod replicating;
 mod requests;
 mod restoring;
 mod roles;
