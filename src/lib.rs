@@ -37,6 +37,7 @@ pub mod check;
 pub mod mount;
 pub mod prune;
 pub mod repair;
+pub mod replicate;
 pub mod restore;
 pub mod retention;
 pub mod stats;

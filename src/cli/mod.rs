@@ -28,6 +28,8 @@ mod paper;
 mod progress;
 mod prune;
 mod repair;
+mod repair_from;
+mod replicate;
 mod restore;
 mod select;
 mod snapshots;
@@ -80,6 +82,7 @@ enum Verb {
     Check(check::Check),
     #[command(subcommand)]
     Repair(repair::Repair),
+    Replicate(replicate::Replicate),
     Tag(tag::Tag),
     Forget(forget::Forget),
     Prune(prune::Prune),
@@ -165,6 +168,7 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
         Verb::Restore(verb) => verb.run(&global),
         Verb::Check(verb) => verb.run(&global),
         Verb::Repair(verb) => verb.run(&global),
+        Verb::Replicate(verb) => verb.run(&global),
         Verb::Tag(verb) => verb.run(&global),
         Verb::Forget(verb) => verb.run(&global),
         Verb::Prune(verb) => verb.run(&global),

@@ -86,9 +86,14 @@ fn defaults() -> Options {
 
 /// `forget --prune`.
 pub fn after_forget(global: &Global, repository: &Arc<Repository>) -> Result<Exit> {
+    with_defaults(global, repository, false)
+}
+
+/// As `pastfs prune` without options.
+pub fn with_defaults(global: &Global, repository: &Arc<Repository>, dry_run: bool) -> Result<Exit> {
     let progress = Progress::counting(global, ["snapshot", "snapshots"]);
     let observer = progress.observer();
-    prune(global, repository, &defaults(), progress, &observer)
+    prune(global, repository, &Options { dry_run, ..defaults() }, progress, &observer)
 }
 
 fn prune(

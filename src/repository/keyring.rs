@@ -258,6 +258,26 @@ impl Keyring {
         author.epoch < self.since || self.ended.contains(&author.public)
     }
 
+    /// The same keys, with another config's word for which authors are over.
+    pub fn as_of(&self, config: &Config) -> Self {
+        Self {
+            repository: self.repository,
+            role: self.role,
+            root: self.root.clone(),
+            id_secret: self.id_secret.clone(),
+            ids: self.ids.clone(),
+            now: self.now.clone(),
+            earlier: self.earlier.clone(),
+            ended: config.ended.iter().copied().collect(),
+            since: config.since,
+            recipient: self.recipient,
+            seed: self.seed.clone(),
+            signer: self.seed.signer(),
+            certificate: self.certificate.clone(),
+            verified: Mutex::default(),
+        }
+    }
+
     /// Takes from the config what it says of other epochs and of ended keys.
     ///
     /// # Errors

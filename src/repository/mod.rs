@@ -7,6 +7,8 @@ mod away;
 mod examine;
 mod far;
 mod healing;
+mod homecoming;
+mod intake;
 mod keyring;
 mod lease;
 mod leases;
@@ -21,14 +23,18 @@ mod process;
 mod putback;
 mod reader;
 mod remembered;
+mod replica;
 mod rights;
 mod rotation;
 mod segments;
+mod side;
 mod sight;
 mod slots;
+mod spare;
 mod stages;
 mod survey;
 mod sweep;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod vanished;
@@ -37,6 +43,8 @@ mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
+pub use homecoming::Whole;
+pub use intake::{Again, Intake, Taken};
 pub use keyring::Author;
 pub use leases::Session;
 pub use listing::Snapshot;
@@ -45,10 +53,13 @@ pub use needs::{Listener, Need};
 pub use notes::Ended;
 pub use putback::Named;
 pub use reader::{Keep, Reader};
+pub use replica::Identity;
 pub use rights::Right;
 pub use rotation::Carried;
+pub use side::Side;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
 pub use slots::{Credential, SlotInfo};
+pub use spare::{Opener, Spare};
 pub use stages::Frames;
 pub use survey::{Flaw, Found, Promise, Survey, is_finding};
 pub use sweep::Sweep;
@@ -111,10 +122,12 @@ pub struct Repository {
     store: Arc<dyn Store>,
     /// What the store was asked for.
     counts: Arc<Counts>,
-    keys: Keyring,
+    keys: Arc<Keyring>,
     slot: SlotId,
     config: Config,
     cache: PathBuf,
+    /// Another store of this repository is in use as well: this one has an index of its own in the cache.
+    is_beside: bool,
     observer: Arc<dyn Observer>,
     index: OnceLock<Arc<Index>>,
     opening: Mutex<()>,
@@ -123,6 +136,8 @@ pub struct Repository {
     told: Mutex<HashSet<String>>,
     /// The damaged pack that was healed last, or that could not be.
     healed: Mutex<healing::Healed>,
+    /// Replicas that are read where this fails.
+    spares: spare::Spares,
     /// What is kept of a far store; opened when it is first needed.
     near: OnceLock<Option<Arc<Near>>>,
     cache_bytes: AtomicU64,
@@ -222,16 +237,18 @@ impl Repository {
         Ok(Arc::new(Self {
             store,
             counts,
-            keys,
+            keys: Arc::new(keys),
             slot,
             config,
             cache,
+            is_beside: false,
             observer: options.observer,
             index: OnceLock::new(),
             opening: Mutex::new(()),
             known: Mutex::default(),
             told: Mutex::default(),
             healed: Mutex::default(),
+            spares: Default::default(),
             near: OnceLock::new(),
             cache_bytes: AtomicU64::new(CACHE_BYTES),
         }))
@@ -327,7 +344,18 @@ impl Repository {
 
     /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
     /// key has an index of its own.
+    ///
+    /// Of two stores that one process has open each has its own too. That is for speed alone: what counts is what a store lists
+    /// now, so that two places which share an index are told apart by one listing, and load all of it anew in turn.
     fn index_dir(&self) -> PathBuf {
+        let view = self.view_dir();
+        match self.is_beside {
+            false => view,
+            true => view.join(format!("place-{}", digest(self.location().as_bytes()))),
+        }
+    }
+
+    fn view_dir(&self) -> PathBuf {
         let who = match self.keys.role {
             Role::Full | Role::Reader => [0; 32],
             Role::Writer => self.keys.public(),
@@ -337,13 +365,12 @@ impl Repository {
         }
         // What counted while a key had not ended is another view.
         let state = [&self.config.since.to_le_bytes()[..], &self.config.ended.concat()].concat();
-        let digest = |bytes: &[u8]| hex(&blake3::hash(bytes).as_bytes()[..8]);
         self.cache.join(format!("view-{}-{}", digest(&who), digest(&state)))
     }
 
     /// Views of before keys have ended are of no use to anybody who opens the repository from now on.
     fn drop_old_views(&self) {
-        let dir = self.index_dir();
+        let dir = self.view_dir();
         let name = dir.file_name().and_then(|n| n.to_str());
         let Some((who, _)) = name.and_then(|n| n.rsplit_once('-')).filter(|(n, _)| n.starts_with("view-"))
         else {
@@ -379,7 +406,7 @@ impl Repository {
         let doing = || format!("reading the paths of snapshot {}", snapshot.id.short());
         // Sealed ones are never empty: it was too long to be kept.
         let read = match m.private.is_empty() {
-            true => Some(self.manifest(&snapshot.id).doing(doing)?.0.private),
+            true => Some(self.manifest_anywhere(&snapshot.id).doing(doing)?.0.private),
             false => None,
         };
         let sealed = read.as_ref().unwrap_or(&m.private);
@@ -401,6 +428,11 @@ impl Drop for Repository {
             costs.words()
         )));
     }
+}
+
+/// Names folders of the cache.
+fn digest(bytes: &[u8]) -> String {
+    hex(&blake3::hash(bytes).as_bytes()[..8])
 }
 
 /// The numbers of the configs that are listed, rising.

@@ -60,6 +60,11 @@ pub(super) enum Item {
     Config(u64),
 }
 
+/// The file for a place.
+pub(super) fn path(cache: &Path, place: &str) -> PathBuf {
+    cache.join(format!("seen-{}", hex(&blake3::hash(place.as_bytes()).as_bytes()[..8])))
+}
+
 /// What is remembered, and its file.
 pub(super) struct Remembered {
     /// Manifests by id, of snapshots that were listed once and whose end is not explained.
@@ -91,7 +96,7 @@ impl Remembered {
             notes: HashMap::new(),
             config: 0,
             fresh: Vec::new(),
-            path: cache.join(format!("seen-{}", hex(&hash.as_bytes()[..8]))),
+            path: path(cache, place),
             key: keys.cache_key(CONTEXT),
             bound_to: [&keys.repository.0[..], hash.as_bytes()].concat(),
             file: None,

@@ -103,7 +103,7 @@ impl Repository {
         let mut config = self.next_config()?;
         config.epoch = next.epoch();
         config.earlier = next.seal_earlier()?;
-        self.put_config(&next, &config, Some(&self.keys))?;
+        self.put_config(&next, &config, Some(&*self.keys))?;
         Ok(slot)
     }
 
@@ -158,7 +158,7 @@ impl Repository {
     }
 
     /// Says again what counts now for the sake of authors that are `ending` alone.
-    fn carry_over(&self, ending: &dyn Fn(&Author) -> bool, stop: &Stop) -> Result<Carried> {
+    pub(super) fn carry_over(&self, ending: &dyn Fn(&Author) -> bool, stop: &Stop) -> Result<Carried> {
         let listing = self.list()?;
         self.sync_index()?;
         let mut carried = Carried::default();

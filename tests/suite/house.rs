@@ -10,7 +10,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("hands", &["source", "chunk", "seal", "parity", "storage", "uncached"]),
     ("shelves", &["pack", "index", "tree"]),
     ("the repository", &["repository", "history"]),
-    ("verbs", &["backup", "check", "mount", "prune", "repair", "restore", "retention", "stats"]),
+    ("verbs", &["backup", "check", "mount", "prune", "repair", "replicate", "restore", "retention", "stats"]),
     ("the command line", &["cli"]),
 ];
 

@@ -12,8 +12,11 @@
 //! | L6 | prune takes what a running backup has stored for unneeded | `what_a_running_backup_has_stored_…`, `packs_that_no_segment_names_yet_…` |
 //! | L7 | two prunes rely on each other's pack | `two_prunes_that_each_rely_on_the_other_pack_…` |
 //! | L8 | retiring and deleting in one go | `prune_now_waits_for_a_backup_that_began_before` |
-//! | L9 | a retired pack is taken back while prune deletes it | `a_pack_that_prune_is_about_to_delete_is_not_relied_on_again`, `an_index_that_is_rebuilt_…`; the rest needs a replicate |
-//! | L10 to L13 | caches, ages, empty sources and merged segments of replicas | the rules alone, in `model`: there is no replicate yet |
+//! | L9 | a retired pack is taken back while prune deletes it | `a_pack_that_prune_is_about_to_delete_is_not_relied_on_again`, `an_index_that_is_rebuilt_…`, `replicas` |
+//! | L10 | one cache for two stores | `replicas`: `what_lies_on_the_other_disk_…`, `two_disks_in_turn_…` |
+//! | L11 | a retirement's age travels to a replica | `replicas`: `a_pack_that_was_retired_here_…` |
+//! | L12 | an empty source empties its replica | `replicas`: `a_repository_that_was_emptied_…` |
+//! | L13 | a merged segment travels to a replica | `replicas`: `a_merged_segment_takes_no_pack_…` |
 //! | L14 | a store shows segments of before | `a_pack_that_an_old_segment_promises_is_looked_for` |
 //! | L15 | a manifest that is rewritten escapes a list | none is: tags, holds and forgets are notes; `what_is_brought_back_while_prune_deletes_…`, and `model` |
 //! | L16 | an old program prunes a newer repository | `newer` |
@@ -23,6 +26,7 @@
 //! | L20 | one chunk lies in several packs | with L7 |
 
 mod newer;
+mod replicas;
 
 use super::races::{Place, Seat};
 use super::scene::let_files_settle;

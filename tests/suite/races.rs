@@ -22,13 +22,25 @@ pub struct Place {
     past: Mutex<Objects>,
     /// Its clock, in seconds.
     now: AtomicI64,
+    name: Mutex<String>,
 }
 
 impl Place {
     /// With a clock that differs so much from this machine's.
     pub fn new(ahead: i64) -> Arc<Self> {
         let now = AtomicI64::new(pastfs::clock::now().seconds + ahead);
-        Arc::new(Self { objects: Mutex::default(), past: Mutex::default(), now })
+        let name = Mutex::new("the place of the test".into());
+        Arc::new(Self { objects: Mutex::default(), past: Mutex::default(), now, name })
+    }
+    /// Another place.
+    pub fn named(name: &str) -> Arc<Self> {
+        let place = Self::new(0);
+        place.is_called(name);
+        place
+    }
+    /// What its seats say of where they are.
+    pub fn is_called(&self, name: &str) {
+        *self.name.lock() = name.into();
     }
     pub fn passes(&self, seconds: i64) {
         self.now.fetch_add(seconds, Ordering::SeqCst);
@@ -45,6 +57,7 @@ impl Place {
             hides: Mutex::default(),
             pretends: Mutex::default(),
             older: Mutex::default(),
+            shows: Mutex::default(),
         })
     }
 }
@@ -70,6 +83,7 @@ pub struct Seat {
     hides: Mutex<Option<Judge>>,
     pretends: Mutex<Option<Judge>>,
     older: Mutex<Option<(Judge, i64)>>,
+    shows: Mutex<Option<(Arc<Place>, Judge)>>,
 }
 
 impl Seat {
@@ -109,6 +123,11 @@ impl Seat {
         *self.pretends.lock() = Some(Box::new(judge));
     }
 
+    /// Objects of such names that are at another place seem to be here.
+    pub fn show_also(&self, place: &Arc<Place>, judge: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        *self.shows.lock() = Some((place.clone(), Box::new(judge)));
+    }
+
     /// Lists at this seat show objects of such names as so many seconds older.
     pub fn age(&self, judge: impl Fn(&str) -> bool + Send + Sync + 'static, seconds: i64) {
         *self.older.lock() = Some((Box::new(judge), seconds));
@@ -142,6 +161,12 @@ impl Seat {
         if let Some(found) = self.place.objects.lock().get(name) {
             return read(found);
         }
+        if let Some((place, judge)) = &*self.shows.lock()
+            && judge(name)
+            && let Some(found) = place.objects.lock().get(name)
+        {
+            return read(found);
+        }
         let pretends = self.pretends.lock().as_ref().is_some_and(|judge| judge(name));
         match self.place.past.lock().get(name) {
             Some(found) if pretends => read(found),
@@ -152,7 +177,7 @@ impl Seat {
 
 impl Store for Seat {
     fn location(&self) -> String {
-        "the place of the test".into()
+        self.place.name.lock().clone()
     }
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.before("put", name)?;
@@ -192,7 +217,11 @@ impl Store for Seat {
             _ => time,
         };
         let shows = |name: &str| name.starts_with(prefix) && !hides.as_ref().is_some_and(|judge| judge(name));
-        let objects = self.place.objects.lock();
+        let mut objects = self.place.objects.lock().clone();
+        if let Some((place, judge)) = &*self.shows.lock() {
+            let others = place.objects.lock();
+            objects.extend(others.iter().filter(|(n, _)| judge(n)).map(|(n, o)| (n.clone(), o.clone())));
+        }
         let listed = objects.iter().filter(|(name, _)| shows(name));
         Ok(listed
             .map(|(name, (bytes, modified))| Listed {

@@ -1,0 +1,266 @@
+//! The same repository in a second place: opened with the keys at hand, and made to be the same, by its keys and configs.
+//!
+//! A replica is a repository like any other: it has its own segments, its own leases, its own prunes. What is universal, named by
+//! its hash or signed for the whole repository, is copied as it is: keys, configs, packs and what heals them, manifests,
+//! notes. What says how things stand in one store never is: segments, retirements, leases, void notes, notes of what was lost.
+
+use super::keyring::Keyring;
+use super::listing::{ListedNote, Listing, note_name};
+use super::slots::slot_name;
+use super::{Repository, Right, config_numbers, load_config, newest_config};
+use crate::event::{Event, Stop};
+use crate::fault::{Doing, Error, Fault, Result};
+use crate::format::config::Config;
+use crate::format::object::{Kind, Signed, body};
+use crate::format::snapshot::Action;
+use crate::id::{SlotId, SnapshotId};
+use crate::seal::Role;
+use crate::storage::{Counted, Store};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// What makes a store one of this repository, as far as it was copied.
+#[derive(Debug, Default)]
+pub struct Identity {
+    /// There was nothing before.
+    pub is_new: bool,
+    /// Keys that were copied.
+    pub keys: u64,
+    /// Configs that were copied.
+    pub configs: u64,
+    /// Objects that are not what they must be here or there, and why; they were not copied.
+    pub flaws: Vec<(String, Error)>,
+}
+
+impl Repository {
+    /// The same repository in another store, opened with the keys of this one. Its cache is shared, but for the index.
+    ///
+    /// # Errors
+    /// `NoRepository` where there is none; `Misuse` where it is another one, or this very place; what the store says.
+    pub fn beside(&self, store: Arc<dyn Store>) -> Result<Arc<Self>> {
+        self.is_same(&*store)?;
+        let numbers = config_numbers(&*store)?;
+        let config = newest_config(&*store, &self.keys, &numbers, &self.observer).map_err(|e| match e.fault() {
+            Fault::WrongKey => e.hint(
+                "the keys of the one were rotated, those of the other were not: `pastfs replicate` from the one with the new \
+                 keys brings them over",
+            ),
+            _ => e,
+        })?;
+        Ok(self.with(store, self.keys.clone(), config))
+    }
+
+    fn with(&self, store: Arc<dyn Store>, keys: Arc<Keyring>, config: Config) -> Arc<Self> {
+        self.with_as(store, keys, config, true)
+    }
+
+    pub(super) fn with_as(
+        &self,
+        store: Arc<dyn Store>,
+        keys: Arc<Keyring>,
+        config: Config,
+        is_beside: bool,
+    ) -> Arc<Self> {
+        let counted = Counted::new(store);
+        Arc::new(Self {
+            counts: counted.counts(),
+            store: Arc::new(counted),
+            keys,
+            slot: self.slot,
+            config,
+            cache: self.cache.clone(),
+            is_beside,
+            observer: self.observer.clone(),
+            index: OnceLock::new(),
+            opening: Mutex::new(()),
+            known: Mutex::default(),
+            told: Mutex::default(),
+            healed: Mutex::default(),
+            spares: Default::default(),
+            near: OnceLock::new(),
+            cache_bytes: AtomicU64::new(self.cache_bytes.load(Ordering::Relaxed)),
+        })
+    }
+
+    /// Whether a store is empty where this machine has seen this repository before: a disk that is not mounted leaves an empty
+    /// folder.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn remembers(&self, store: &dyn Store) -> Result<bool> {
+        Ok(store.names("config/")?.is_empty()
+            && super::remembered::path(&self.cache, &store.location()).exists())
+    }
+
+    /// Refuses a store of another repository, and the one that this is in.
+    fn is_same(&self, store: &dyn Store) -> Result<()> {
+        let place = store.location();
+        if place == self.location() {
+            return Err(Error::misuse(format!("{place} is the repository itself"))
+                .hint("a replica lies in another place"));
+        }
+        match Self::claimed_id(store) {
+            Ok(id) if id == self.id() => Ok(()),
+            Ok(_) => Err(Error::misuse(format!("{place} holds another repository than {}", self.location()))
+                .hint("a replica is the same repository in a second place: choose one that is empty, or the replica")),
+            // Of several configs the newest may be damaged; what they must say is proven when it is opened.
+            Err(e) if e.fault() == Fault::Damaged => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Copies keys and configs that are missing in another store, so that it is one of this repository: keys first, and the
+    /// newest config last, without which there is no repository. In a dry run nothing is written, but counted.
+    ///
+    /// Where keys have ended here that have not ended there, what they had said of the other store's packs is said again
+    /// first, by the key in use; else nothing there would count any more.
+    ///
+    /// # Errors
+    /// `Misuse` where anything else is in the store; what the stores say; `Stopped`.
+    pub fn identify(&self, store: &Arc<dyn Store>, is_dry: bool, stop: &Stop) -> Result<Identity> {
+        self.allow(Right::Manage, "replicating")?;
+        let mut identity = Identity { is_new: store.names("config/")?.is_empty(), ..Identity::default() };
+        match identity.is_new {
+            true => Self::may_begin(&**store)?,
+            false => self.is_same(&**store)?,
+        }
+        let doing = |name: &str| format!("copying {name} to {}", store.location());
+        let there: HashSet<String> = store.names("keys/")?.into_iter().collect();
+        for info in self.slots()?.iter().filter(|info| !info.ended) {
+            let name = slot_name(&info.id);
+            if there.contains(&name) {
+                continue;
+            }
+            stop.check()?;
+            let object = self.store.get(&name, Kind::Slot.limit()).doing(|| doing(&name))?;
+            if SlotId::of_object(&object) == info.id {
+                identity.keys += 1;
+                self.copy(store, &name, &object, is_dry, &mut identity)?;
+            }
+        }
+        if !is_dry && !identity.is_new {
+            self.bring_up(store, stop)?;
+        }
+        let there: HashSet<String> = store.names("config/")?.into_iter().collect();
+        for number in config_numbers(&*self.store)? {
+            let name = format!("config/{number}");
+            if there.contains(&name) || number > self.config.number {
+                continue;
+            }
+            stop.check()?;
+            // Configs of before keys were rotated say nothing to these keys, and count for nobody.
+            match load_config(&*self.store, &self.keys, number) {
+                Ok(_) => {}
+                Err(e) if e.fault() == Fault::WrongKey => continue,
+                Err(e) => {
+                    identity.flaws.push((name, e));
+                    continue;
+                }
+            }
+            let object = self.store.get(&name, Kind::Config.limit()).doing(|| doing(&name))?;
+            identity.configs += 1;
+            self.copy(store, &name, &object, is_dry, &mut identity)?;
+        }
+        Ok(identity)
+    }
+
+    fn copy(
+        &self,
+        store: &Arc<dyn Store>,
+        name: &str,
+        object: &[u8],
+        is_dry: bool,
+        identity: &mut Identity,
+    ) -> Result<()> {
+        if is_dry {
+            return Ok(());
+        }
+        match store.put(name, object) {
+            Err(e) if e.fault() == Fault::Damaged => {
+                identity.flaws.push((name.into(), e));
+                Ok(())
+            }
+            put => put.doing(|| format!("copying {name} to {}", store.location())),
+        }
+    }
+
+    /// What keys that have ended here, and not there yet, have said of the other store.
+    fn bring_up(&self, store: &Arc<dyn Store>, stop: &Stop) -> Result<()> {
+        let Some(number) = config_numbers(&**store)?.into_iter().max().filter(|n| *n < self.config.number)
+        else {
+            return Ok(());
+        };
+        let name = format!("config/{number}");
+        let theirs = store
+            .get(&name, Kind::Config.limit())
+            .doing(|| format!("reading {name} of {}", store.location()))?;
+        // Of keys that were rotated since: what this repository has under the same name was proven in its time.
+        let proven = match load_config(&**store, &self.keys, number) {
+            Ok(config) => config,
+            Err(e) if e.fault() == Fault::WrongKey => {
+                if self.store.get(&name, Kind::Config.limit()).ok().as_deref() != Some(&theirs[..]) {
+                    return Err(e.while_(format!("reading {name} of {}", store.location())));
+                }
+                Config::decode(&Signed::decode(body(Kind::Config, &theirs)?)?.body)?
+            }
+            Err(e) => return Err(e.while_(format!("reading {name} of {}", store.location()))),
+        };
+        let config = Config { ended: proven.ended, since: proven.since, ..self.config.clone() };
+        if config.since >= self.config.since && self.config.ended.iter().all(|key| config.ended.contains(key))
+        {
+            return Ok(());
+        }
+        let before = self.with(store.clone(), Arc::new(self.keys.as_of(&config)), config);
+        let carried =
+            before.carry_over(&|author| self.keys.is_over(author) && !before.keys.is_over(author), stop)?;
+        self.observer.event(Event::Detail(&format!(
+            "said again in {} what keys that have ended had said: {} snapshots, {} packs",
+            store.location(),
+            carried.snapshots,
+            carried.packs
+        )));
+        Ok(())
+    }
+
+    /// The notes of a listing here that another store must have, which has these snapshots: either forget notes, or all else that
+    /// full keys say of them. Never void notes, and what was lost, which are one store's own.
+    pub(super) fn notes_for<'a>(
+        &self,
+        listing: &'a Listing,
+        snapshots: &'a HashSet<SnapshotId>,
+        are_forgets: bool,
+    ) -> impl Iterator<Item = &'a ListedNote> {
+        listing.notes.iter().filter(move |n| {
+            let (note, author) = &*n.note;
+            let is_universal = match note.action {
+                Action::Tag | Action::Untag | Action::Hold | Action::Release => !are_forgets,
+                Action::Unforget | Action::Accept => !are_forgets,
+                Action::Forget => are_forgets,
+                Action::Void | Action::Lost | Action::Newer(_) => false,
+            };
+            is_universal && author.role == Role::Full && note.snapshots.iter().any(|s| snapshots.contains(s))
+        })
+    }
+
+    /// Copies a note that was proven here. Errors that are about the note alone are the inner ones.
+    pub(super) fn copy_note(&self, to: &Self, note: &ListedNote) -> Result<Result<()>> {
+        let name = note_name(&note.id);
+        let object = match self.store.get(&name, Kind::Note.limit()) {
+            Ok(object) if blake3::hash(&object).as_bytes() == &note.id.0 => object,
+            Ok(_) => return Ok(Err(Error::damaged("it is not what its name says"))),
+            // A prune deletes notes that say nothing any more.
+            Err(e) if e.fault() == Fault::Missing => return Ok(Ok(())),
+            Err(e) if super::is_finding(&e) => return Ok(Err(e)),
+            Err(e) => return Err(e.while_(format!("reading {name} of {}", self.location()))),
+        };
+        match to.store.put(&name, &object) {
+            Err(e) if e.fault() == Fault::Damaged => return Ok(Err(e)),
+            put => put.doing(|| format!("copying {name} to {}", to.location()))?,
+        }
+        let (said, author) = &*note.note;
+        to.remember_note(note.id, said.clone(), author.clone());
+        Ok(Ok(()))
+    }
+}
