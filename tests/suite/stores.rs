@@ -233,13 +233,7 @@ fn what_is_wrong_with_ssh_is_said() {
     let url = sftp.url("nothing");
     fails_at(&scene, &url, &[], 10, &["there is no repository"]);
     let known = format!("ssh -F {} -o HostKeyAlias=nobody", sftp.config.display());
-    fails_at(
-        &scene,
-        &url,
-        &[("PASTFS_SSH_COMMAND", &known)],
-        1,
-        &["Host key verification failed", "by ssh"],
-    );
+    fails_at(&scene, &url, &[("PASTFS_SSH_COMMAND", &known)], 1, &["Host key verification failed", "by ssh"]);
     let none = format!(
         "ssh -F /dev/null -o UserKnownHostsFile={0} -o StrictHostKeyChecking=yes -o HostName=127.0.0.1 \
          -o HostKeyAlias=[127.0.0.1]:{1} -o Port={1} -o IdentitiesOnly=yes -o IdentityAgent=none -o IdentityFile=/dev/null",

@@ -190,7 +190,7 @@ impl WebDav {
 
     /// Makes one folder; `false` if the one above it is not there.
     async fn make_one(&self, folder: &str) -> Answered<bool> {
-        let folder = format!("{folder}/");
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         // 405: it is there. 409: the one above it is not.
         match self.tell(self.request("MKCOL", &folder), Bytes::new(), &[405, 409]).await {
             // Apache's words for one that somebody else made in the same moment.
