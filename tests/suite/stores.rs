@@ -306,7 +306,10 @@ fn serve(
         let mut objects = objects.lock().unwrap();
         let refusal =
             b"<Error><Code>NotImplemented</Code><Message>no conditions here</Message></Error>".to_vec();
+        let late =
+            b"<Error><Code>RequestTimeTooSkewed</Code><Message>too far apart</Message></Error>".to_vec();
         let (status, answer) = match (method.as_str(), objects.get(&path)) {
+            _ if path.contains("skewed") => ("403 Forbidden", late),
             ("put", _) if is_conditional => ("501 Not Implemented", refusal),
             ("put", _) => {
                 objects.insert(path, body);
@@ -336,6 +339,33 @@ fn a_server_that_knows_no_conditions_is_asked_first_and_never_overwritten() {
     let asked = asked.lock().unwrap().clone();
     assert_eq!(asked[..4], ["put if absent", "head", "put", "head"], "it is tried once: {asked:?}");
     assert_eq!(asked.iter().filter(|a| *a == "put").count(), 1, "{asked:?}");
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told_of() {
+    let (endpoint, _) = s3_without_conditions();
+    let options = Options { s3_keys: Some(("key".into(), "secret".to_owned().into())), ..Options::default() };
+    let store = opened(&format!("s3://bucket/skewed?endpoint={endpoint}"), &options);
+    for e in [store.get("config/1", 10).unwrap_err(), store.put("config/1", b"x").unwrap_err()] {
+        assert_eq!(e.fault(), Fault::Denied, "{e:?}");
+        assert!(e.chain().contains("RequestTimeTooSkewed"), "{e:?}");
+        assert!(e.advice().is_some_and(|hint| hint.contains("clocks")), "{e:?}");
+    }
+}
+
+#[test]
+fn sessions_of_ssh_that_died_are_started_again() {
+    let sftp = servers::sftp();
+    let options = Options { ssh_command: Some(ssh(&sftp)), ..Options::default() };
+    let store = opened(&sftp.url("dies"), &options);
+    store.put("packs/00/a", b"a").unwrap();
+    sftp.process.kill();
+    sftp.start();
+    assert_eq!(store.get("packs/00/a", 10).unwrap(), b"a");
+    sftp.process.kill();
+    sftp.start();
+    store.put("packs/00/b", b"b").unwrap();
+    assert_eq!(store.names("packs/").unwrap().len(), 2);
 }
 
 #[test]

@@ -209,8 +209,8 @@ impl WebDav {
         let temporary = format!("{TEMPORARY}/{}", hex(&clock::random_array::<16>()));
         let body = Bytes::copy_from_slice(bytes);
         let put = || self.request("PUT", &temporary).header(header::CONTENT_TYPE, "application/octet-stream");
-        // Apache says 404 or 409 where the folder is not there, nginx 409.
-        if matches!(self.tell(put(), body.clone(), &[404, 409]).await?, 404 | 409) {
+        // Where the folder is not there Apache says 409, and nginx 500.
+        if matches!(self.tell(put(), body.clone(), &[404, 409, 500]).await?, 404 | 409 | 500) {
             self.make_folder(TEMPORARY).await?;
             self.tell(put(), body, &[]).await?;
         }
