@@ -7,13 +7,13 @@
 use super::answer::Trouble;
 use super::aws::Settings;
 use super::wire::{Wire, check_plain};
-use super::{Limits, block_on};
+use super::{AT_A_TIME, Limits, block_on};
 use crate::clock::Time;
 use crate::fault::{Error, Fault, Result};
 use crate::storage::place::{Place, S3Place};
 use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use opendal::options::{ListOptions, ReaderOptions, WriteOptions};
 use opendal::{Buffer, ErrorKind, HttpTransporter, Metadata, OperationContext, Operator};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -221,6 +221,14 @@ impl S3 {
         read.await.map_err(|e: opendal::Error| self.failed(&e, doing))
     }
 
+    async fn remove(&self, name: &str) -> Result<()> {
+        match self.whole.delete(name).await {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(self.failed(&e, || format!("deleting {name} from {}", self.location))),
+        }
+    }
+
     /// An error of opendal as ours.
     fn failed(&self, e: &opendal::Error, doing: impl FnOnce() -> String) -> Error {
         trouble(e).while_(doing())
@@ -395,23 +403,23 @@ impl Store for S3 {
 
     fn delete(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        block_on(async {
-            match self.whole.delete(name).await {
-                Ok(()) => Ok(()),
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-                Err(e) => Err(self.failed(&e, || format!("deleting {name} from {}", self.location))),
-            }
-        })
+        block_on(self.remove(name))
     }
 
     fn delete_all(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| check_name(name))?;
         block_on(async {
             // By requests of 1,000 each.
-            let done = self.whole.delete_iter(names.iter().map(String::as_str)).await;
-            done.map_err(|e| {
-                self.failed(&e, || format!("deleting {} objects from {}", names.len(), self.location))
-            })
+            let Err(e) = self.whole.delete_iter(names.iter().map(String::as_str)).await else {
+                return Ok(());
+            };
+            if e.is_temporary() {
+                let doing = || format!("deleting {} objects from {}", names.len(), self.location);
+                return Err(self.failed(&e, doing));
+            }
+            // A server that knows no such requests, or that refused some: of one object it says why.
+            let all = stream::iter(names).map(|name| self.remove(name));
+            all.buffer_unordered(AT_A_TIME).try_collect().await
         })
     }
 
