@@ -1,6 +1,6 @@
 //! A store that tries again what may pass: a server that starts anew, a line that broke, too many requests.
 
-use super::{Listed, Store};
+use super::{Listed, Nature, Store};
 use crate::clock::{self, Time};
 use crate::event::{Event, Observer};
 use crate::fault::{Fault, Result};
@@ -107,6 +107,12 @@ impl<S: Store> Store for Retry<S> {
     }
     fn delete(&self, name: &str) -> Result<()> {
         self.again(|| self.store.delete(name))
+    }
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        self.again(|| self.store.delete_all(names))
+    }
+    fn nature(&self) -> Nature {
+        self.store.nature()
     }
     fn may_be_stale(&self) -> bool {
         self.store.may_be_stale()

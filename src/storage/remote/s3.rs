@@ -11,7 +11,7 @@ use super::{Limits, block_on};
 use crate::clock::Time;
 use crate::fault::{Error, Fault, Result};
 use crate::storage::place::{Place, S3Place};
-use crate::storage::{Listed, Options, Store, TEMPORARY, check_name, check_prefix};
+use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use opendal::options::{ListOptions, ReaderOptions, WriteOptions};
@@ -28,6 +28,8 @@ const PARTS_AT_A_TIME: usize = 4;
 /// Longest object of any S3 server (AWS: 5 TiB then, 48.8 TiB now): no range beyond it needs to be asked for, and some
 /// servers misread the numbers.
 const OBJECT_MAX: u64 = 1 << 46;
+/// Objects that one request lists, or deletes.
+const PAGE: usize = 1000;
 /// Where nobody says otherwise; servers other than AWS do not care.
 const REGION: &str = "us-east-1";
 
@@ -393,6 +395,20 @@ impl Store for S3 {
                 Err(e) => Err(self.failed(&e, || format!("deleting {name} from {}", self.location))),
             }
         })
+    }
+
+    /// By one request for each 1,000 (DeleteObjects); one by one where the server does not know that, or some of them
+    /// did not go.
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        match block_on(async { Ok(self.whole.delete_iter(names.iter().cloned()).await) })? {
+            Ok(()) => Ok(()),
+            Err(_) => names.iter().try_for_each(|name| self.delete(name)),
+        }
+    }
+
+    fn nature(&self) -> Nature {
+        Nature { is_far: true, list_page: PAGE, delete_batch: PAGE }
     }
 
     /// Not: AWS (since December 2020) and Ceph show all that was answered before.

@@ -12,7 +12,7 @@ use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
 use crate::storage::place::{Place, SftpPlace};
-use crate::storage::{Listed, Options, Store, TEMPORARY, check_name, check_prefix};
+use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::BytesMut;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -488,6 +488,10 @@ impl Store for Sftp {
                 }
             },
         )
+    }
+
+    fn nature(&self) -> Nature {
+        Nature::FAR
     }
 
     /// Not: one server answers for all that was told it.

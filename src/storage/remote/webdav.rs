@@ -13,7 +13,7 @@ use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
 use crate::storage::place::{Place, WebDavPlace, encode};
-use crate::storage::{Listed, Options, Store, TEMPORARY, check_name, check_prefix};
+use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -458,6 +458,10 @@ impl Store for WebDav {
             let done = self.tell(self.request("DELETE", name), Bytes::new(), &[404, 410]).await;
             done.map(drop).map_err(|t| t.while_(format!("deleting {name} from {}", self.location)))
         })
+    }
+
+    fn nature(&self) -> Nature {
+        Nature::FAR
     }
 
     /// Not: one server answers for all that was told it, and no cache on the way answers what is asked here.
