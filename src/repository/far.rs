@@ -25,8 +25,12 @@ pub(super) const FETCHERS: usize = 8;
 /// Longest range in bytes that one of them asks for: all of them in memory are 32 MiB, and the first frame of a
 /// range is not long in coming.
 const AHEAD_RUN: u64 = 4 << 20;
-/// Longest range that is asked for by who waits for its first frame.
-const RUN_MAX: u64 = 8 << 20;
+/// Longest range that somebody waits for; what is to come along beyond it is fetched beside it.
+const WAIT_RUN: u64 = 4 << 20;
+/// The same for contents, of which more than the first is not needed at once.
+const WAIT_RUN_DATA: u64 = 1 << 20;
+/// Most that comes along with what is waited for: all of a pack.
+const RUN_MAX: u64 = 32 << 20;
 /// What is asked for along with a frame of trees: who reads one page of a folder reads others, and they were written in the
 /// order of the walk. Covers the trees of some 100,000 files.
 const TREE_RUN: u64 = 4 << 20;
@@ -311,7 +315,26 @@ impl Far {
             first -= 1;
         }
         *state.habit(&pack.id) = Habit { next: last + 1, run: most, ..*state.habit(&pack.id) };
-        Some(self.begin(&mut state, pack, first, last))
+        // The others need not be waited for.
+        let wait = if is_tree { WAIT_RUN } else { WAIT_RUN_DATA };
+        let (mut begin, mut end) = (number, number);
+        while end < last && bytes(begin, end + 1) <= wait {
+            end += 1;
+        }
+        while begin > first && bytes(begin - 1, end) <= wait {
+            begin -= 1;
+        }
+        let beside: Vec<u32> = (end + 1..=last).chain(first..begin).collect();
+        let run = self.begin(&mut state, pack, begin, end);
+        for n in beside.iter().rev() {
+            if state.queued.len() < WANTED_MAX && state.queued.insert((pack.id, *n)) {
+                state.wanted.push_front((pack.clone(), *n));
+            }
+        }
+        if !beside.is_empty() {
+            self.work.notify_all();
+        }
+        Some(run)
     }
 
     /// The next frames that are expected, with their neighbours that are expected too. Frames in between come along where
@@ -476,10 +499,14 @@ mod tests {
 
     #[test]
     fn small_files_cost_fewer_and_fewer_requests_in_any_order_and_big_ones_at_random_one_each() {
-        for (raw_len, expected) in [(500_000, 3..=14), (64 << 10, 40..=50)] {
+        for (raw_len, expected) in [(500_000, 3..=25), (64 << 10, 40..=50)] {
             let data = pack(Space::Data, 150, raw_len);
             let stage = Stage::new(&[&data], false);
-            (0..50).for_each(|n| stage.is_right(&data.0, (n as u32 * 37 % 150) as u8));
+            std::thread::scope(|scope| {
+                scope.spawn(|| stage.far.fetch_expected());
+                (0..50).for_each(|n| stage.is_right(&data.0, (n as u32 * 37 % 150) as u8));
+                stage.far.end();
+            });
             let ranges = stage.ranges();
             assert!(expected.contains(&ranges), "{ranges} requests");
         }
