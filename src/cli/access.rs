@@ -6,8 +6,8 @@ use crate::config::{Configuration, Profile};
 use crate::event::{Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::slot::Label;
-use crate::repository::{Credential, OpenOptions, Repository};
-use crate::storage::{Following, Local, Store};
+use crate::repository::{Credential, OpenOptions, Opener, Repository, Spare};
+use crate::storage::{self, Place, Store};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions as FileOptions};
 use std::io::{Read, Write};
@@ -16,6 +16,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Longest password in bytes: nobody types more, and a wrong file is noticed.
@@ -24,16 +25,31 @@ const PASSWORD_MAX: usize = 64 << 10;
 const KEY_FILE_LEN: usize = 32;
 /// Where the caches of root's own backups are (Filesystem Hierarchy Standard, 5.5).
 const ROOT_CACHE: &str = "/var/cache/pastfs";
+/// How long a mount tries one request before the reader gets an error.
+const PATIENCE_OF_MOUNTS: Duration = Duration::from_secs(60);
 /// Folder of the configuration of the whole machine (Filesystem Hierarchy Standard, 3.7).
 const CONFIGURATION: &str = "/etc/pastfs";
 
 /// Options that every command has.
 #[derive(clap::Args)]
 pub struct Global {
-    /// Folder of the repository
-    #[arg(short, long, global = true, env = "PASTFS_REPOSITORY", hide_env_values = true, value_name = "DIR")]
+    /// The repository: a folder, or s3://BUCKET/PREFIX, webdavs://HOST/PATH or sftp://HOST/PATH
+    ///
+    /// s3://BUCKET/PREFIX takes the parameters ?endpoint=URL, &region=NAME, &path-style=true, &profile=NAME and
+    /// &storage-class=NAME; what is not said there comes from the environment and files of the AWS tools, and so do the
+    /// keys. webdav:// is for this machine, or with --insecure-http for others; PASTFS_WEBDAV_USER and
+    /// PASTFS_WEBDAV_PASSWORD (or PASTFS_WEBDAV_PASSWORD_FILE) log in. sftp:// runs ssh with all its own settings; its path is
+    /// absolute, and /~/PATH is below the home folder there. pastfs(7) tells more.
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "PASTFS_REPOSITORY",
+        hide_env_values = true,
+        value_name = "REPOSITORY"
+    )]
     #[arg(help_heading = "Global options")]
-    repo: Option<PathBuf>,
+    repo: Option<OsString>,
     /// Read the password from a file (or set PASTFS_PASSWORD_FILE; PASTFS_PASSWORD may hold the password itself)
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     #[arg(conflicts_with_all = ["password_command", "key_file"])]
@@ -49,6 +65,12 @@ pub struct Global {
     #[arg(long, global = true, env = "PASTFS_CACHE", hide_env_values = true, value_name = "DIR")]
     #[arg(help_heading = "Global options")]
     cache: Option<PathBuf>,
+    /// Read here what the repository cannot give: a replica of it (may be repeated; or set PASTFS_REPLICAS, with commas between)
+    ///
+    /// Commands that only read, and mounts, take from a replica what is damaged, missing or not to be reached in the repository,
+    /// verified as always, and warn of it. A replica that is not there is passed over. pastfs replicate makes them.
+    #[arg(long, global = true, value_name = "REPLICA", help_heading = "Global options")]
+    replica: Vec<OsString>,
     /// Most bytes of a repository elsewhere (not in a folder) that the cache keeps beside the index, such as 10GiB; 0: none
     /// [default: 4GiB]
     #[arg(long, global = true, env = "PASTFS_CACHE_SIZE", hide_env_values = true, value_name = "SIZE")]
@@ -80,11 +102,37 @@ pub struct Global {
     #[arg(long, global = true, env = "PASTFS_CONFIG", hide_env_values = true, value_name = "FILE")]
     #[arg(help_heading = "Global options")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    far: Far,
     #[arg(skip)]
     password: Option<Secret>,
     /// What the profile says, once it was read.
     #[arg(skip)]
     read: OnceLock<Profile>,
+}
+
+/// Options for stores on other machines.
+#[derive(clap::Args)]
+struct Far {
+    /// Send at most so many KiB a second to the repository
+    #[arg(long, global = true, value_name = "KIB", help_heading = "Global options")]
+    limit_upload: Option<u64>,
+    /// Fetch at most so many KiB a second from the repository
+    #[arg(long, global = true, value_name = "KIB", help_heading = "Global options")]
+    limit_download: Option<u64>,
+    /// Trust the certificates in this file (PEM) beside those of the system
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    cacert: Option<PathBuf>,
+    /// Speak to other machines without TLS
+    ///
+    /// What is stored is sealed all the same, but who listens sees passwords of WebDAV, and who is in between can hold
+    /// things back.
+    #[arg(long, global = true, help_heading = "Global options")]
+    insecure_http: bool,
+    /// Run this instead of ssh, by the shell and with ssh's arguments behind it
+    #[arg(long, global = true, env = "PASTFS_SSH_COMMAND", hide_env_values = true, value_name = "COMMAND")]
+    #[arg(help_heading = "Global options")]
+    ssh_command: Option<OsString>,
 }
 
 /// A password.
@@ -122,23 +170,53 @@ impl Global {
         self
     }
 
-    /// The repository's folder.
+    /// Where the repository is.
     ///
     /// # Errors
-    /// `Misuse` if none is named; as [`Configuration::read`].
-    pub fn place(&self) -> Result<&Path> {
-        if let Some(path) = self.named() {
-            return Ok(path);
+    /// `Misuse` if none is named, or by no URL of ours; as [`Configuration::read`].
+    pub fn place(&self) -> Result<Place> {
+        if let Some(text) = self.named() {
+            return Place::parse(text);
         }
-        self.profile()?.repository.as_deref().map(Path::new).ok_or_else(|| {
+        let text = self.profile()?.repository.as_deref().ok_or_else(|| {
             Error::misuse("no repository is named")
-                .hint("name one by -r DIR, by PASTFS_REPOSITORY, or in a profile of the configuration file")
-        })
+                .hint("name one by -r, by PASTFS_REPOSITORY, or in a profile of the configuration file")
+        })?;
+        Place::parse(OsStr::new(text))
     }
 
     /// The repository that the command line or the environment names.
-    fn named(&self) -> Option<&Path> {
-        self.repo.as_deref().filter(|p| !p.as_os_str().is_empty())
+    fn named(&self) -> Option<&OsStr> {
+        self.repo.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// How to reach stores on other machines.
+    ///
+    /// # Errors
+    /// What reading the password for WebDAV brings.
+    pub fn reach(&self) -> Result<storage::Options> {
+        let env = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+        let user = env("PASTFS_WEBDAV_USER").map(|user| user.to_string_lossy().into_owned());
+        let password = match (env("PASTFS_WEBDAV_PASSWORD"), env("PASTFS_WEBDAV_PASSWORD_FILE")) {
+            (Some(password), _) => Some(Zeroizing::new(password.into_vec())),
+            (None, Some(file)) => {
+                let file = Path::new(&file);
+                let doing = || format!("reading the password for WebDAV from {}", file.display());
+                Some(without_newline(File::open(file).and_then(read_secret).doing(doing)?))
+            }
+            (None, None) => None,
+        };
+        Ok(storage::Options {
+            observer: Progress::warnings(self),
+            limit_upload: self.far.limit_upload,
+            limit_download: self.far.limit_download,
+            insecure_http: self.far.insecure_http,
+            cacert: self.far.cacert.clone(),
+            ssh_command: self.far.ssh_command.clone(),
+            webdav_user: user,
+            webdav_password: password,
+            ..storage::Options::default()
+        })
     }
 
     /// What the profile says. The one called `default` speaks of its own repository only.
@@ -237,28 +315,114 @@ impl Global {
 
     /// The storage of a repository that is there.
     pub fn store(&self) -> Result<Arc<dyn Store>> {
-        Ok(Arc::new(Local::open(self.place()?)?))
+        storage::open(&self.place()?, &self.reach()?)
     }
 
     /// The same, for a program that runs for months: it is found again after it was away.
     pub fn followed_store(&self) -> Result<Arc<dyn Store>> {
-        Ok(Arc::new(Following::open(self.place()?)?))
+        // Who reads a file waits as long: an error sooner, and the next try finds what is back.
+        let reach = storage::Options { patience: PATIENCE_OF_MOUNTS, ..self.reach()? };
+        storage::follow(&self.place()?, &reach)
+    }
+
+    /// The storage of another repository, such as a replica: a path or a URL.
+    ///
+    /// # Errors
+    /// As [`storage::open`].
+    pub fn store_at(&self, text: &OsStr) -> Result<Arc<dyn Store>> {
+        storage::open(&Place::parse(text)?, &self.reach()?)
+    }
+
+    /// The replicas that are read where the repository fails: those of the command line, of the environment, or of the profile.
+    fn spares(&self) -> Result<Vec<Spare>> {
+        let env = std::env::var_os("PASTFS_REPLICAS").filter(|v| !v.is_empty());
+        let places: Vec<OsString> = match (&self.replica[..], env) {
+            ([], Some(places)) => {
+                let named = places.as_bytes().split(|b| *b == b',').filter(|place| !place.is_empty());
+                named.map(|place| OsStr::from_bytes(place).to_owned()).collect()
+            }
+            ([], None) => self.profile()?.replicas.iter().map(OsString::from).collect(),
+            (places, _) => places.to_vec(),
+        };
+        let spare = |place: OsString| Ok(Spare::new(place.to_string_lossy(), self.opener(&place)?));
+        places.into_iter().map(spare).collect()
+    }
+
+    /// Opens the repository for a command that only reads: with its replicas.
+    pub fn open_to_read(&self, observer: Arc<dyn Observer>) -> Result<Arc<Repository>> {
+        let store = self.store();
+        let credential = self.credential(Ask::Once)?;
+        self.open_to_read_with(store, &credential, observer)
+    }
+
+    /// The same, with a key that is at hand, and with or without a store.
+    pub fn open_to_read_with(
+        &self,
+        store: Result<Arc<dyn Store>>,
+        credential: &Credential,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Repository>> {
+        let options = OpenOptions { cache: self.cache()?, observer };
+        let repository = Repository::open_or_replica(store, credential, options, self.spares()?)?;
+        if let Some(bytes) = self.cache_size {
+            repository.bound_cache(bytes);
+        }
+        Ok(repository)
+    }
+
+    /// Opens the repository and a replica of it, by which it is opened where what opens it is damaged.
+    pub fn open_with_replica(
+        &self,
+        place: &OsStr,
+        observer: Arc<dyn Observer>,
+    ) -> Result<(Arc<Repository>, Arc<Repository>)> {
+        let options = OpenOptions { cache: self.cache()?, observer };
+        let (store, credential) = (self.store()?, self.credential(Ask::Once)?);
+        let spare = Spare::new(place.to_string_lossy(), self.opener(place)?);
+        let repository = Repository::open_or_replica(Ok(store), &credential, options, vec![spare])?;
+        let replica = repository.beside(self.store_at(place)?)?;
+        Ok((repository, replica))
+    }
+
+    /// How to open a place, now or later.
+    fn opener(&self, place: &OsStr) -> Result<Opener> {
+        // A relative path means the folder in which the command was given, also in the background.
+        let place = match Place::parse(place)? {
+            Place::Local(path) => {
+                let doing = || format!("looking for {}", path.display());
+                Place::Local(std::path::absolute(&path).doing(doing)?)
+            }
+            url => url,
+        };
+        let reach = self.reach()?;
+        Ok(Box::new(move || storage::open(&place, &reach)))
+    }
+
+    /// Opens the repository for a command that only reads and shows no progress, but prints warnings.
+    pub fn open_plainly_to_read(&self) -> Result<Arc<Repository>> {
+        self.open_to_read(Progress::warnings(self))
     }
 
     /// The storage of a replica that may have to be made. A dry run makes no folder.
     ///
     /// # Errors
-    /// `Misuse` where the folder holds anything else; what the storage says.
-    pub fn replica_for_writing(&self, place: &Path, dry_run: bool) -> Result<Arc<dyn Store>> {
-        let is_there = |path: &Path| path.join("config").is_dir();
-        if is_there(place) || (dry_run && place.is_dir()) {
-            return Ok(Arc::new(Local::open(place)?));
+    /// `Misuse` where the place holds anything else; what the storage says.
+    pub fn replica_for_writing(&self, place: &OsStr, dry_run: bool) -> Result<Arc<dyn Store>> {
+        let place = Place::parse(place)?;
+        let is_there = match place.local() {
+            Some(path) => path.join("config").is_dir() || (dry_run && path.is_dir()),
+            None => dry_run || !self.reached(&place)?.names("config/")?.is_empty(),
+        };
+        match (is_there, dry_run) {
+            (true, _) => self.reached(&place),
+            (false, true) => Err(Error::misuse(format!("there is no folder {place}"))
+                .hint("without --dry-run it would be made, and all snapshots copied")),
+            (false, false) => storage::create(&place, &Repository::FIRST_FOLDERS, &self.reach()?),
         }
-        if dry_run {
-            return Err(Error::misuse(format!("there is no folder {}", place.display()))
-                .hint("without --dry-run it would be made, and all snapshots copied"));
-        }
-        Ok(Arc::new(Local::create_over(place, &Repository::FIRST_FOLDERS)?))
+    }
+
+    fn reached(&self, place: &Place) -> Result<Arc<dyn Store>> {
+        storage::open(place, &self.reach()?)
     }
 
     /// Opens the repository with a key that is at hand.

@@ -115,7 +115,7 @@ impl Mount {
         };
         let log = Log::new(Progress::warnings(global), self.log_file.as_deref(), global.verbose > 0)?;
         let log = Arc::new(log);
-        let store = global.followed_store()?;
+        let store = global.followed_store();
         let credential = global.credential(Ask::Once)?;
         let ready = match self.foreground {
             true => None,
@@ -126,7 +126,7 @@ impl Mount {
             },
         };
         mount::session::block_signals();
-        let repository = global.open_with(store, &credential, log.clone())?;
+        let repository = global.open_to_read_with(store, &credential, log.clone())?;
         drop(credential);
         if let Some(seconds) = self.refresh.or(repository.is_far().then_some(REFRESH_FAR)) {
             options.refresh = Duration::from_secs(seconds.into());

@@ -304,7 +304,7 @@ impl Repository {
         }
         let name = note_name(&id);
         let open = || -> Result<(Note, Author)> {
-            let (body, author) = self.object(Kind::Note, &name, &id.0)?;
+            let (body, author) = self.object_anywhere(Kind::Note, &name, &id.0)?;
             Ok((Note::decode(&body)?, author))
         };
         match open() {
@@ -321,7 +321,7 @@ impl Repository {
         if let Some(snapshot) = remembered.snapshots.get(&id) {
             return Ok(Some(snapshot.clone()));
         }
-        match self.manifest(&id) {
+        match self.manifest_anywhere(&id) {
             Ok((manifest, author)) => {
                 let snapshot = Arc::new(Snapshot::new(id, manifest, author));
                 remembered.add(Item::Snapshot(snapshot.clone()));
@@ -335,6 +335,16 @@ impl Repository {
     pub(super) fn manifest(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
         let (body, author) = self.object(Kind::Manifest, &manifest_name(id), &id.0)?;
         Ok((Manifest::decode(&body)?, author))
+    }
+
+    /// The same, from a replica where it cannot be read here.
+    pub(super) fn manifest_anywhere(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
+        let (body, author) = self.object_anywhere(Kind::Manifest, &manifest_name(id), &id.0)?;
+        Ok((Manifest::decode(&body)?, author))
+    }
+
+    fn object_anywhere(&self, kind: Kind, name: &str, id: &[u8; ID_LEN]) -> Result<(Vec<u8>, Author)> {
+        self.object(kind, name, id).or_else(|e| self.object_of_spare(kind, name, id, e))
     }
 
     /// The manifests that a void note of their own session withdraws, by the times at which the store took both.
