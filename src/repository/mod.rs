@@ -287,6 +287,10 @@ impl Repository {
     pub fn counts(&self) -> Arc<Counts> {
         self.counts.clone()
     }
+    /// Whether each request to its store takes a journey.
+    pub fn is_far(&self) -> bool {
+        self.store.nature().is_far
+    }
     /// What chunks are named with.
     pub fn ids(&self) -> &IdKeys {
         &self.keys.ids
