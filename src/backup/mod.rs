@@ -17,11 +17,12 @@ use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::repository::{Commit, Draft, Repository, Snapshot, Writer, WriterOptions};
 use crate::seal::Compression;
 use crate::source;
+use crate::storage;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use table::Table;
@@ -272,7 +273,8 @@ fn parent(
 /// The repository and its cache are never saved.
 fn skipping(repository: &Repository, options: &source::Options) -> source::Options {
     let mut options = options.clone();
-    for path in [PathBuf::from(repository.location()), repository.cache_dir().to_owned()] {
+    let own = storage::folder_of(&repository.location());
+    for path in own.into_iter().chain([repository.cache_dir().to_owned()]) {
         if let Ok(m) = std::fs::metadata(&path) {
             options.skip.push((m.dev(), m.ino()));
         }

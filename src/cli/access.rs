@@ -7,7 +7,7 @@ use crate::event::{Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::slot::Label;
 use crate::repository::{Credential, OpenOptions, Opener, Repository, Spare};
-use crate::storage::{Following, Local, Store};
+use crate::storage::{self, Place, Store};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions as FileOptions};
 use std::io::{Read, Write};
@@ -16,6 +16,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Longest password in bytes: nobody types more, and a wrong file is noticed.
@@ -24,16 +25,31 @@ const PASSWORD_MAX: usize = 64 << 10;
 const KEY_FILE_LEN: usize = 32;
 /// Where the caches of root's own backups are (Filesystem Hierarchy Standard, 5.5).
 const ROOT_CACHE: &str = "/var/cache/pastfs";
+/// How long a mount tries one request before the reader gets an error.
+const PATIENCE_OF_MOUNTS: Duration = Duration::from_secs(60);
 /// Folder of the configuration of the whole machine (Filesystem Hierarchy Standard, 3.7).
 const CONFIGURATION: &str = "/etc/pastfs";
 
 /// Options that every command has.
 #[derive(clap::Args)]
 pub struct Global {
-    /// Folder of the repository
-    #[arg(short, long, global = true, env = "PASTFS_REPOSITORY", hide_env_values = true, value_name = "DIR")]
+    /// The repository: a folder, or s3://BUCKET/PREFIX, webdavs://HOST/PATH or sftp://HOST/PATH
+    ///
+    /// s3://BUCKET/PREFIX takes the parameters ?endpoint=URL, &region=NAME, &path-style=true, &profile=NAME and
+    /// &storage-class=NAME; what is not said there comes from the environment and files of the AWS tools, and so do the
+    /// keys. webdav:// is for this machine, or with --insecure-http for others; PASTFS_WEBDAV_USER and
+    /// PASTFS_WEBDAV_PASSWORD (or PASTFS_WEBDAV_PASSWORD_FILE) log in. sftp:// runs ssh with all its own settings; its path is
+    /// absolute, and /~/PATH is below the home folder there. pastfs(7) tells more.
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "PASTFS_REPOSITORY",
+        hide_env_values = true,
+        value_name = "REPOSITORY"
+    )]
     #[arg(help_heading = "Global options")]
-    repo: Option<PathBuf>,
+    repo: Option<OsString>,
     /// Read the password from a file (or set PASTFS_PASSWORD_FILE; PASTFS_PASSWORD may hold the password itself)
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     #[arg(conflicts_with_all = ["password_command", "key_file"])]
@@ -86,11 +102,37 @@ pub struct Global {
     #[arg(long, global = true, env = "PASTFS_CONFIG", hide_env_values = true, value_name = "FILE")]
     #[arg(help_heading = "Global options")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    far: Far,
     #[arg(skip)]
     password: Option<Secret>,
     /// What the profile says, once it was read.
     #[arg(skip)]
     read: OnceLock<Profile>,
+}
+
+/// Options for stores on other machines.
+#[derive(clap::Args)]
+struct Far {
+    /// Send at most so many KiB a second to the repository
+    #[arg(long, global = true, value_name = "KIB", help_heading = "Global options")]
+    limit_upload: Option<u64>,
+    /// Fetch at most so many KiB a second from the repository
+    #[arg(long, global = true, value_name = "KIB", help_heading = "Global options")]
+    limit_download: Option<u64>,
+    /// Trust the certificates in this file (PEM) beside those of the system
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    cacert: Option<PathBuf>,
+    /// Speak to other machines without TLS
+    ///
+    /// What is stored is sealed all the same, but who listens sees passwords of WebDAV, and who is in between can hold
+    /// things back.
+    #[arg(long, global = true, help_heading = "Global options")]
+    insecure_http: bool,
+    /// Run this instead of ssh, by the shell and with ssh's arguments behind it
+    #[arg(long, global = true, env = "PASTFS_SSH_COMMAND", hide_env_values = true, value_name = "COMMAND")]
+    #[arg(help_heading = "Global options")]
+    ssh_command: Option<OsString>,
 }
 
 /// A password.
@@ -128,23 +170,53 @@ impl Global {
         self
     }
 
-    /// The repository's folder.
+    /// Where the repository is.
     ///
     /// # Errors
-    /// `Misuse` if none is named; as [`Configuration::read`].
-    pub fn place(&self) -> Result<&Path> {
-        if let Some(path) = self.named() {
-            return Ok(path);
+    /// `Misuse` if none is named, or by no URL of ours; as [`Configuration::read`].
+    pub fn place(&self) -> Result<Place> {
+        if let Some(text) = self.named() {
+            return Place::parse(text);
         }
-        self.profile()?.repository.as_deref().map(Path::new).ok_or_else(|| {
+        let text = self.profile()?.repository.as_deref().ok_or_else(|| {
             Error::misuse("no repository is named")
-                .hint("name one by -r DIR, by PASTFS_REPOSITORY, or in a profile of the configuration file")
-        })
+                .hint("name one by -r, by PASTFS_REPOSITORY, or in a profile of the configuration file")
+        })?;
+        Place::parse(OsStr::new(text))
     }
 
     /// The repository that the command line or the environment names.
-    fn named(&self) -> Option<&Path> {
-        self.repo.as_deref().filter(|p| !p.as_os_str().is_empty())
+    fn named(&self) -> Option<&OsStr> {
+        self.repo.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// How to reach stores on other machines.
+    ///
+    /// # Errors
+    /// What reading the password for WebDAV brings.
+    pub fn reach(&self) -> Result<storage::Options> {
+        let env = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+        let user = env("PASTFS_WEBDAV_USER").map(|user| user.to_string_lossy().into_owned());
+        let password = match (env("PASTFS_WEBDAV_PASSWORD"), env("PASTFS_WEBDAV_PASSWORD_FILE")) {
+            (Some(password), _) => Some(Zeroizing::new(password.into_vec())),
+            (None, Some(file)) => {
+                let file = Path::new(&file);
+                let doing = || format!("reading the password for WebDAV from {}", file.display());
+                Some(without_newline(File::open(file).and_then(read_secret).doing(doing)?))
+            }
+            (None, None) => None,
+        };
+        Ok(storage::Options {
+            observer: Progress::warnings(self),
+            limit_upload: self.far.limit_upload,
+            limit_download: self.far.limit_download,
+            insecure_http: self.far.insecure_http,
+            cacert: self.far.cacert.clone(),
+            ssh_command: self.far.ssh_command.clone(),
+            webdav_user: user,
+            webdav_password: password,
+            ..storage::Options::default()
+        })
     }
 
     /// What the profile says. The one called `default` speaks of its own repository only.
@@ -243,17 +315,22 @@ impl Global {
 
     /// The storage of a repository that is there.
     pub fn store(&self) -> Result<Arc<dyn Store>> {
-        Ok(Arc::new(Local::open(self.place()?)?))
+        storage::open(&self.place()?, &self.reach()?)
     }
 
     /// The same, for a program that runs for months: it is found again after it was away.
     pub fn followed_store(&self) -> Result<Arc<dyn Store>> {
-        Ok(Arc::new(Following::open(self.place()?)?))
+        // Who reads a file waits as long: an error sooner, and the next try finds what is back.
+        let reach = storage::Options { patience: PATIENCE_OF_MOUNTS, ..self.reach()? };
+        storage::follow(&self.place()?, &reach)
     }
 
-    /// The storage of another place, such as that of a replica.
+    /// The storage of another repository, such as a replica: a path or a URL.
+    ///
+    /// # Errors
+    /// As [`storage::open`].
     pub fn store_at(&self, text: &OsStr) -> Result<Arc<dyn Store>> {
-        Ok(Arc::new(Local::open(Path::new(text))?))
+        storage::open(&Place::parse(text)?, &self.reach()?)
     }
 
     /// The replicas that are read where the repository fails: those of the command line, of the environment, or of the profile.
@@ -309,10 +386,15 @@ impl Global {
 
     /// How to open a place, now or later.
     fn opener(&self, place: &OsStr) -> Result<Opener> {
-        // A relative path means the folder in which the command was given, also in the background.
-        let doing = || format!("looking for {}", place.to_string_lossy());
-        let path = std::path::absolute(place).doing(doing)?;
-        Ok(Box::new(move || Ok(Arc::new(Local::open(&path)?) as Arc<dyn Store>)))
+        let place = match Place::parse(place)? {
+            // A relative path means the folder in which the command was given, also in the background.
+            Place::Local(path) => {
+                Place::Local(std::path::absolute(&path).doing(|| format!("looking for {}", path.display()))?)
+            }
+            far => far,
+        };
+        let reach = storage::Options { patience: PATIENCE_OF_MOUNTS, ..self.reach()? };
+        Ok(Box::new(move || storage::open(&place, &reach)))
     }
 
     /// Opens the repository for a command that only reads and shows no progress, but prints warnings.
@@ -324,16 +406,17 @@ impl Global {
     ///
     /// # Errors
     /// `Misuse` where the folder holds anything else; what the storage says.
-    pub fn replica_for_writing(&self, place: &Path, dry_run: bool) -> Result<Arc<dyn Store>> {
-        let is_there = |path: &Path| path.join("config").is_dir();
-        if is_there(place) || (dry_run && place.is_dir()) {
-            return Ok(Arc::new(Local::open(place)?));
+    pub fn replica_for_writing(&self, text: &OsStr, dry_run: bool) -> Result<Arc<dyn Store>> {
+        let (place, reach) = (Place::parse(text)?, self.reach()?);
+        let found = storage::open(&place, &reach);
+        match found {
+            Ok(store) if dry_run || !store.names("config/")?.is_empty() => Ok(store),
+            Err(e) if dry_run && e.fault() == Fault::NoRepository => Err(e
+                .as_fault(Fault::Misuse)
+                .hint("without --dry-run it is made, and all snapshots are copied")),
+            Err(e) if e.fault() != Fault::NoRepository => Err(e),
+            _ => storage::create(&place, &Repository::FIRST_FOLDERS, &reach),
         }
-        if dry_run {
-            return Err(Error::misuse(format!("there is no folder {}", place.display()))
-                .hint("without --dry-run it would be made, and all snapshots copied"));
-        }
-        Ok(Arc::new(Local::create_over(place, &Repository::FIRST_FOLDERS)?))
     }
 
     /// Opens the repository with a key that is at hand.

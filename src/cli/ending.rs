@@ -79,7 +79,7 @@ pub fn code_of(fault: Fault) -> u8 {
 fn hint_of(fault: Fault) -> Option<&'static str> {
     match fault {
         Fault::NoRepository => {
-            Some("make one with `pastfs init -r DIR`, or name the right folder by -r or PASTFS_REPOSITORY")
+            Some("make one with `pastfs init -r DIR`, or name the right place by -r or PASTFS_REPOSITORY")
         }
         Fault::WrongKey => {
             Some("any of the repository's passwords and key files will do; is this the right repository?")

@@ -7,13 +7,12 @@ use crate::fault::Result;
 use crate::parity::PERCENT_MAX;
 use crate::repository::{InitOptions, Repository};
 use crate::seal;
-use crate::storage::{Local, Store};
+use crate::storage;
 use serde_json::json;
-use std::sync::Arc;
 
 /// Make a new repository
 ///
-/// The folder is made if it is not there, and must be empty. With --key-file, the key file is made if it is not
+/// The folder is made if it is not there (a bucket is not), and must be empty. With --key-file, the key file is made if it is not
 /// there: 32 random bytes that only its owner can read. Without its key nobody can read a repository: keep a
 /// copy of the password or key file somewhere else.
 #[derive(clap::Args)]
@@ -45,8 +44,7 @@ enum Cipher {
 impl Init {
     pub fn run(self, global: &Global) -> Result<Exit> {
         // Before the password is asked for: a folder in use is refused first.
-        let place = Local::create_over(global.place()?, &Repository::FIRST_FOLDERS)?;
-        let store: Arc<dyn Store> = Arc::new(place);
+        let store = storage::create(&global.place()?, &Repository::FIRST_FOLDERS, &global.reach()?)?;
         Repository::may_begin(&*store)?;
         let credential = global.credential(Ask::Twice)?;
         let cipher = match self.cipher {

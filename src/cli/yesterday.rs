@@ -115,7 +115,7 @@ impl Yesterday {
                 let id = Repository::claimed_id(&*global.store()?)?.hex();
                 let ours = mounts.into_iter().find(|(_, of)| *of == id.as_bytes());
                 ours.map(|(point, _)| point).ok_or_else(|| {
-                    let what = format!("the repository {} is not mounted", place.display());
+                    let what = format!("the repository {place} is not mounted");
                     Error::new(Fault::Missing, what).hint(how)
                 })
             }

@@ -152,7 +152,10 @@ pub fn mount(
     };
     let backing = Backing {
         source: repository.location(),
-        folders: vec![repository.location().into(), repository.cache_dir().to_path_buf()],
+        folders: crate::storage::folder_of(&repository.location())
+            .into_iter()
+            .chain([repository.cache_dir().to_path_buf()])
+            .collect(),
     };
     serve::serve(
         repository.reader_keeping(Keep::All),

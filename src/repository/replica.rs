@@ -7,7 +7,7 @@
 use super::keyring::Keyring;
 use super::listing::{ListedNote, Listing, note_name};
 use super::slots::slot_name;
-use super::{CACHE_BYTES, Repository, Right, config_numbers, load_config, newest_config};
+use super::{Repository, Right, config_numbers, load_config, newest_config};
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
@@ -18,7 +18,7 @@ use crate::seal::Role;
 use crate::storage::{Counted, Store};
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// What makes a store one of this repository, as far as it was copied.
@@ -80,7 +80,7 @@ impl Repository {
             healed: Mutex::default(),
             spares: Default::default(),
             near: OnceLock::new(),
-            cache_bytes: AtomicU64::new(CACHE_BYTES),
+            cache_bytes: AtomicU64::new(self.cache_bytes.load(Ordering::Relaxed)),
         })
     }
 

@@ -23,7 +23,7 @@ pub use counted::{Costs, Counted, Counts, Deed};
 pub use following::Following;
 pub use local::Local;
 pub use near::{Near, Shelf};
-pub use place::{Place, S3Place, SftpPlace, WebDavPlace};
+pub use place::{Place, S3Place, SftpPlace, WebDavPlace, folder_of};
 pub use places::{Options, create, follow, open};
 pub use retry::Retry;
 

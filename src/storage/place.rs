@@ -3,7 +3,6 @@
 use crate::fault::{Error, Result};
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Longest URL in bytes that is taken for one.
@@ -301,9 +300,9 @@ pub(super) fn is_loopback(host: &str) -> bool {
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether text that names a repository is the path of one.
-pub fn is_path(text: &OsStr) -> bool {
-    !text.as_bytes().windows(3).any(|w| w == b"://") || matches!(Place::parse(text), Ok(Place::Local(_)))
+/// The folder of this machine that a store's location names, if it is one.
+pub fn folder_of(location: &str) -> Option<PathBuf> {
+    location.starts_with('/').then(|| location.into())
 }
 
 #[cfg(test)]
@@ -319,7 +318,6 @@ mod tests {
     fn what_has_no_scheme_is_a_path() {
         for text in ["/backup", "backup", "a:b", "host:/x", "./s3://x", "://", "a b://c"] {
             assert_eq!(parse(text).unwrap(), Place::Local(text.into()), "{text}");
-            assert!(is_path(OsStr::new(text)));
         }
     }
 
@@ -337,7 +335,7 @@ mod tests {
             "sftp://host/~/backup",
         ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
-            assert!(!is_path(OsStr::new(text)));
+            assert_eq!(folder_of(text), None);
         }
         let Place::S3(s3) =
             parse("s3://b/p%20q/?region=eu-1&path_style=false&profile=x&storage-class=GLACIER_IR").unwrap()

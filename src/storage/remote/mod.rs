@@ -49,7 +49,6 @@ impl Limits {
 /// # Errors
 /// `Misuse` where an option is missing or makes no sense; `Denied` for plain HTTP to another machine.
 pub(super) fn open(place: &Place, options: &Options) -> Result<Arc<dyn Store>> {
-    runtime()?;
     Ok(match place {
         Place::S3(place) => finish(s3::S3::open(place, options)?, options),
         Place::WebDav(place) => finish(webdav::WebDav::open(place, options)?, options),
@@ -67,15 +66,13 @@ fn finish<S: Store + 'static>(store: S, options: &Options) -> Arc<dyn Store> {
     Arc::new(Retry::new(gated, options.patience, options.observer.clone()))
 }
 
-/// The runtime, made when the first such store is opened: never before a process goes into the background, which it does
-/// with one thread.
+/// The runtime, made for the first request: a process goes into the background after it has opened its store, and must
+/// have one thread then.
 fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
-    // The only provider that is compiled in; another thread may have been first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let made = Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("network")

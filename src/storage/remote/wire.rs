@@ -43,6 +43,8 @@ pub(super) struct Wire {
 impl Wire {
     /// `ca` names a file of certificates (PEM) that are trusted beside those of the system.
     pub(super) fn new(limits: Arc<Limits>, ca: Option<&Path>) -> Result<Self> {
+        // The only provider that is compiled in; another thread may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("pastfs/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
