@@ -39,7 +39,7 @@ pub struct Global {
     /// &storage-class=NAME; what is not said there comes from the environment and files of the AWS tools, and so do the
     /// keys. webdav:// is for this machine, or with --insecure-http for others; PASTFS_WEBDAV_USER and
     /// PASTFS_WEBDAV_PASSWORD (or PASTFS_WEBDAV_PASSWORD_FILE) log in. sftp:// runs ssh with all its own settings; its path is
-    /// absolute, and /~/PATH is below the home folder there. pastfs(7) tells more.
+    /// absolute, and /~/PATH is below the home folder there. pastfs-stores(7) tells more.
     #[arg(
         short,
         long,

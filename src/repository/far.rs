@@ -32,6 +32,10 @@ const RUN_MAX: u64 = 8 << 20;
 const TREE_RUN: u64 = 4 << 20;
 /// The same for the first frame of data that is read in a pack: it may be the only one.
 const DATA_RUN: u64 = 256 << 10;
+/// Raw bytes from which on a frame is one of many small files. Who reads two of those in a pack copies a tree, in whatever
+/// order (cp goes by inode numbers): more and more is fetched around each. Frames of big files, which are smaller, are read in
+/// their order, or at random.
+const SMALL_FILES: u32 = 128 << 10;
 /// Bytes of frames that were fetched and not opened yet. Above them the oldest are let go; the folder has them still.
 const HERE_MAX: usize = 64 << 20;
 /// Most frames that wait to be fetched; more are not taken.
@@ -278,8 +282,10 @@ impl Far {
             return None;
         }
         let habit = state.habit(&pack.id);
-        let in_order = habit.run > 0 && habit.next == number;
-        let most = match (in_order, is_tree) {
+        let is_of_many =
+            is_tree || pack.frames.get(number as usize).is_some_and(|f| f.raw_len >= SMALL_FILES);
+        let grows = habit.run > 0 && (is_of_many || habit.next == number);
+        let most = match (grows, is_tree) {
             (true, _) => habit.run * 2,
             (false, true) => TREE_RUN,
             (false, false) => DATA_RUN,
@@ -296,8 +302,12 @@ impl Far {
         while bytes(first, last + 1) <= most && free(&state, last + 1) {
             last += 1;
         }
-        // The page of a folder is written behind those in it.
-        while is_tree && first > 0 && bytes(first - 1, last) <= most && free(&state, first - 1) {
+        // The page of a folder is written behind those in it; and of a tree all will be read.
+        while (is_tree || is_of_many && grows)
+            && first > 0
+            && bytes(first - 1, last) <= most
+            && free(&state, first - 1)
+        {
             first -= 1;
         }
         *state.habit(&pack.id) = Habit { next: last + 1, run: most, ..*state.habit(&pack.id) };

@@ -34,6 +34,7 @@ mod spare;
 mod stages;
 mod survey;
 mod sweep;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod vanished;

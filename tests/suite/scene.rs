@@ -2,7 +2,7 @@
 //! key, commands with a time limit, mounts that go away again, and trees to be saved.
 
 use serde_json::Value;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -191,6 +191,8 @@ impl Started {
 /// A folder on disk with all that a test needs; gone with the value.
 pub struct Scene {
     pub dir: PathBuf,
+    /// What commands find in their environment beside the scene's own, or instead of it.
+    pub more: Vec<(&'static str, OsString)>,
 }
 
 impl Scene {
@@ -216,7 +218,7 @@ impl Scene {
         for folder in ["outputs", "source", "mnt"] {
             fs::create_dir(dir.join(folder)).unwrap();
         }
-        let scene = Self { dir };
+        let scene = Self { dir, more: Vec::new() };
         fs::write(scene.key(), Draw(7).bytes(32)).unwrap();
         scene
     }
@@ -254,7 +256,8 @@ impl Scene {
             .current_dir(&self.dir)
             .env("PASTFS_REPOSITORY", self.repository())
             .env("PASTFS_KEY_FILE", self.key())
-            .env("PASTFS_CACHE", self.cache());
+            .env("PASTFS_CACHE", self.cache())
+            .envs(self.more.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -128,9 +128,20 @@ impl S3 {
 
     /// A request with a signature by the first user, by curl(1): status and body. `path` may hold a query.
     pub fn ask(&self, method: &str, path: &str, body: Option<&str>) -> (u16, String) {
-        let user = format!("{}:{}", self.access_key, self.secret_key);
-        let url = format!("{}/{path}", self.endpoint);
-        // curl 7.88 signs no body without this.
+        self.ask_at(&self.endpoint, (&self.access_key, &self.secret_key), method, path, body)
+    }
+
+    /// As [`S3::ask`], of another gateway or a proxy before it, by any user.
+    pub fn ask_at(
+        &self,
+        endpoint: &str,
+        (access_key, secret_key): (&str, &str),
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> (u16, String) {
+        let (user, url) = (format!("{access_key}:{secret_key}"), format!("{endpoint}/{path}"));
+        // curl 7.88 signs nothing that S3 takes without this.
         let unsigned = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
         let mut args =
             vec!["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, "-H", unsigned, "-X", method];

@@ -1,11 +1,13 @@
 //! What the servers of the tests promise themselves.
 
+use super::proxy::{Failure, Plan, Proxy};
 use super::{Process, Sftp, WebDav, curl, s3, sftp, webdav};
 use crate::suite::scene::soon;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn ceph_keeps_objects_while_one_of_its_daemons_is_down() {
@@ -21,9 +23,8 @@ fn ceph_keeps_objects_while_one_of_its_daemons_is_down() {
     assert_eq!(s3.ask("GET", &object, None), (200, "something else".into()));
     // Another user may not.
     let (access, secret) = s3.add_user("stranger");
-    let user = format!("{access}:{secret}");
-    let url = format!("{}/{object}", s3.endpoint);
-    assert_eq!(curl(["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, &url]).0, 403);
+    let answer = s3.ask_at(&s3.endpoint, (&access, &secret), "GET", &object, None);
+    assert!(answer.0 == 403 && answer.1.contains("AccessDenied"), "{answer:?}");
 }
 
 #[test]
@@ -62,9 +63,12 @@ fn apache_takes_files_from_who_has_the_password() {
 }
 
 /// What `sftp -b` does with these lines.
-fn batch(server: &Sftp, lines: &str) -> (bool, String) {
+fn batch(server: &Sftp, more: &[&str], lines: &str) -> (bool, String) {
     let mut command = Command::new("sftp");
-    command.arg("-S").arg(server.bin.join("ssh")).args(["-b", "-", "store"]);
+    if more.is_empty() {
+        command.arg("-S").arg(server.bin.join("ssh"));
+    }
+    command.args(more).args(["-b", "-", "store"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("running sftp");
     child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
@@ -77,15 +81,15 @@ fn batch(server: &Sftp, lines: &str) -> (bool, String) {
 fn sshd_takes_files_from_who_has_the_key() {
     let server = sftp();
     let root = server.root.display();
-    let (is_done, told) = batch(&server, &format!("put /etc/hostname {root}/f\nls {root}\n"));
+    let (is_done, told) = batch(&server, &[], &format!("put /etc/hostname {root}/f\nls {root}\n"));
     assert!(is_done && told.contains("/f"), "{told}");
     assert_eq!(fs::read(server.root.join("f")).unwrap(), fs::read("/etc/hostname").unwrap());
     server.process.kill();
-    assert!(!batch(&server, "pwd\n").0);
+    assert!(!batch(&server, &[], "pwd\n").0);
     server.start();
-    assert!(batch(&server, "pwd\n").0);
+    assert!(batch(&server, &[], "pwd\n").0);
     fs::write(&server.known_hosts, "").unwrap();
-    let (is_done, told) = batch(&server, "pwd\n");
+    let (is_done, told) = batch(&server, &[], "pwd\n");
     assert!(!is_done && told.contains("Host key verification failed"), "{told}");
 }
 
@@ -124,4 +128,111 @@ fn a_server_ends_with_its_value() {
     let pid = process.pid();
     drop::<Process>(process);
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+}
+
+/// What curl(1) finds through a proxy, with the user of an Apache.
+fn through(proxy: &Proxy, server: &WebDav, args: &[&str], path: &str) -> (u16, String) {
+    let user = format!("{}:{}", server.user, server.password);
+    let url = format!("{}/{path}", proxy.endpoint());
+    curl(args.iter().copied().chain(["--user", &user, &url]))
+}
+
+#[test]
+fn a_proxy_does_what_it_is_told_to_requests_and_counts_them() {
+    let server = webdav();
+    let proxy = Proxy::http(server.address());
+    let put = ["-X", "PUT", "--data-binary", "text"];
+    assert_eq!(through(&proxy, &server, &put, "f").0, 201);
+    assert_eq!(through(&proxy, &server, &[], "f"), (200, "text".into()));
+    let asked = proxy.asked();
+    assert_eq!((asked.by_method["PUT"], asked.by_method["GET"], asked.requests()), (1, 1, 2));
+    assert_eq!((asked.sent, asked.received >= 4, asked.failed), (4, true, 0));
+
+    proxy.set(|p| p.all = Some(Failure::Status(503)));
+    assert_eq!(through(&proxy, &server, &put, "g").0, 503);
+    proxy.set(|p| (p.all, p.every) = (None, Some((2, Failure::Reset))));
+    let answers: Vec<u16> = (0..4).map(|_| through(&proxy, &server, &[], "f").0).collect();
+    assert_eq!(answers, [0, 200, 0, 200]);
+    proxy.set(|p| (p.every, p.methods) = (None, vec![("DELETE", Failure::Status(403))]));
+    assert_eq!(through(&proxy, &server, &["-X", "DELETE"], "f").0, 403);
+    proxy.set(|p| p.methods = vec![("DELETE", Failure::AnswerLost)]);
+    assert!(server.root.join("f").exists());
+    assert_eq!(through(&proxy, &server, &["-X", "DELETE"], "f").0, 0);
+    assert!(!server.root.join("f").exists(), "it was done, though nobody was told");
+
+    let big = server.root.parent().unwrap().join("big");
+    fs::write(&big, vec![b'x'; 1 << 20]).unwrap();
+    proxy.set(|p| p.cut_puts = Some((300_000, 1)));
+    let upload = ["-H", "Expect:", "-T", big.to_str().unwrap()];
+    assert_eq!(through(&proxy, &server, &upload, "big").0, 0);
+    assert_eq!(through(&proxy, &server, &upload, "big").0, 201, "one alone was cut");
+    assert_eq!(fs::metadata(server.root.join("big")).unwrap().len(), 1 << 20);
+    proxy.set(|p| p.bandwidth = Some(4 << 20));
+    let began = Instant::now();
+    assert_eq!(through(&proxy, &server, &upload, "big").0, 204);
+    assert!(began.elapsed() > Duration::from_millis(240), "{:?}", began.elapsed());
+
+    proxy.set(|p| *p = Plan { round_trip: Duration::from_millis(200), ..Plan::default() });
+    let began = Instant::now();
+    assert_eq!(through(&proxy, &server, &["-I"], "big").0, 200);
+    assert!(began.elapsed() >= Duration::from_millis(400), "to connect, and to ask");
+    proxy.set(|p| *p = Plan { is_down: true, ..Plan::default() });
+    assert_eq!(through(&proxy, &server, &[], "big").0, 0);
+    proxy.set(|p| *p = Plan { hangs: true, ..Plan::default() });
+    assert_eq!(through(&proxy, &server, &["--max-time", "1"], "big").0, 0);
+    proxy.set(|p| *p = Plan::default());
+    server.process.kill();
+    assert_eq!(through(&proxy, &server, &[], "big").0, 0);
+    server.start();
+    assert_eq!(through(&proxy, &server, &[], "big").0, 200);
+}
+
+#[test]
+fn a_proxy_lets_lists_be_late() {
+    let s3 = s3();
+    let proxy = Proxy::http(s3.address());
+    let bucket = s3.new_bucket("late");
+    let list = || {
+        let path = format!("{bucket}?list-type=2");
+        let (status, body) =
+            s3.ask_at(&proxy.endpoint(), (&s3.access_key, &s3.secret_key), "GET", &path, None);
+        assert_eq!(status, 200, "{body}");
+        body
+    };
+    proxy.set(|p| p.late_lists = Duration::from_secs(1));
+    assert!(!list().contains("<Key>f</Key>"));
+    assert_eq!(s3.ask("PUT", &format!("{bucket}/f"), Some("f")).0, 200);
+    assert!(!list().contains("<Key>f</Key>"));
+    soon("it is listed at last", || list().contains("<Key>f</Key>"));
+    proxy.set(|p| p.late_lists = Duration::ZERO);
+    assert_eq!(s3.ask("PUT", &format!("{bucket}/g"), Some("g")).0, 200);
+    assert!(list().contains("<Key>g</Key>"));
+    assert_eq!(proxy.asked().by_method.keys().collect::<Vec<_>>(), ["LIST"]);
+}
+
+#[test]
+fn a_proxy_passes_sftp_on() {
+    let server = sftp();
+    let proxy = Proxy::tcp(server.address());
+    let through = |lines: &str| {
+        let config = server.bin.join("config of a proxy");
+        let text = fs::read_to_string(&server.config).unwrap();
+        let port = format!("Port {}", server.port);
+        let alias = format!("Port {}\n  HostKeyAlias [127.0.0.1]:{}", proxy.port(), server.port);
+        fs::write(&config, text.replace(&port, &alias)).unwrap();
+        batch(&server, &["-F", config.to_str().unwrap()], lines)
+    };
+    let big = server.bin.join("big");
+    fs::write(&big, vec![b'x'; 3 << 20]).unwrap();
+    let put = format!("put '{}' '{}'\n", big.display(), server.root.join("big").display());
+    proxy.set(|p| p.round_trip = Duration::from_millis(20));
+    let (is_done, told) = through(&put);
+    assert!(is_done, "{told}");
+    assert_eq!(fs::read(server.root.join("big")).unwrap(), fs::read(&big).unwrap());
+    assert!(proxy.asked().sent > 3 << 20);
+    proxy.set(|p| p.cut_puts = Some((1 << 20, 1)));
+    assert!(!through(&put).0, "it was cut off");
+    assert!(through(&put).0, "and the next was not");
+    proxy.set(|p| p.is_down = true);
+    assert!(!through(&put).0);
 }
