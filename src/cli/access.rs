@@ -39,7 +39,7 @@ pub struct Global {
     /// &storage-class=NAME; what is not said there comes from the environment and files of the AWS tools, and so do the
     /// keys. webdav:// is for this machine, or with --insecure-http for others; PASTFS_WEBDAV_USER and
     /// PASTFS_WEBDAV_PASSWORD (or PASTFS_WEBDAV_PASSWORD_FILE) log in. sftp:// runs ssh with all its own settings; its path is
-    /// absolute, and /~/PATH is below the home folder there. pastfs(7) tells more.
+    /// absolute, and /~/PATH is below the home folder there. pastfs-stores(7) tells more.
     #[arg(
         short,
         long,
@@ -386,15 +386,14 @@ impl Global {
 
     /// How to open a place, now or later.
     fn opener(&self, place: &OsStr) -> Result<Opener> {
-        // A relative path means the folder in which the command was given, also in the background.
         let place = match Place::parse(place)? {
+            // A relative path means the folder in which the command was given, also in the background.
             Place::Local(path) => {
-                let doing = || format!("looking for {}", path.display());
-                Place::Local(std::path::absolute(&path).doing(doing)?)
+                Place::Local(std::path::absolute(&path).doing(|| format!("looking for {}", path.display()))?)
             }
-            url => url,
+            far => far,
         };
-        let reach = self.reach()?;
+        let reach = storage::Options { patience: PATIENCE_OF_MOUNTS, ..self.reach()? };
         Ok(Box::new(move || storage::open(&place, &reach)))
     }
 
@@ -406,23 +405,18 @@ impl Global {
     /// The storage of a replica that may have to be made. A dry run makes no folder.
     ///
     /// # Errors
-    /// `Misuse` where the place holds anything else; what the storage says.
-    pub fn replica_for_writing(&self, place: &OsStr, dry_run: bool) -> Result<Arc<dyn Store>> {
-        let place = Place::parse(place)?;
-        let is_there = match place.local() {
-            Some(path) => path.join("config").is_dir() || (dry_run && path.is_dir()),
-            None => dry_run || !self.reached(&place)?.names("config/")?.is_empty(),
-        };
-        match (is_there, dry_run) {
-            (true, _) => self.reached(&place),
-            (false, true) => Err(Error::misuse(format!("there is no folder {place}"))
-                .hint("without --dry-run it would be made, and all snapshots copied")),
-            (false, false) => storage::create(&place, &Repository::FIRST_FOLDERS, &self.reach()?),
+    /// `Misuse` where the folder holds anything else; what the storage says.
+    pub fn replica_for_writing(&self, text: &OsStr, dry_run: bool) -> Result<Arc<dyn Store>> {
+        let (place, reach) = (Place::parse(text)?, self.reach()?);
+        let found = storage::open(&place, &reach);
+        match found {
+            Ok(store) if dry_run || !store.names("config/")?.is_empty() => Ok(store),
+            Err(e) if dry_run && e.fault() == Fault::NoRepository => Err(e
+                .as_fault(Fault::Misuse)
+                .hint("without --dry-run it is made, and all snapshots are copied")),
+            Err(e) if e.fault() != Fault::NoRepository => Err(e),
+            _ => storage::create(&place, &Repository::FIRST_FOLDERS, &reach),
         }
-    }
-
-    fn reached(&self, place: &Place) -> Result<Arc<dyn Store>> {
-        storage::open(place, &self.reach()?)
     }
 
     /// Opens the repository with a key that is at hand.

@@ -492,8 +492,8 @@ fn newest_config(
                 let e = e.while_(format!("reading config/{n} of {}", store.location()));
                 return Err(match e.fault() {
                     Fault::Damaged => e.hint(
-                        "nothing can be read without it, and all else may be whole: copy it back from another copy of the \
-                         repository",
+                        "nothing can be read without it, and all else may be whole: `pastfs repair from REPLICA` brings it \
+                         back",
                     ),
                     _ => e,
                 });

@@ -51,6 +51,7 @@ mod selection;
 mod servers;
 mod soak;
 mod stats;
+mod stores;
 mod syscalls;
 mod thief;
 mod together;

@@ -84,6 +84,9 @@ impl S3 {
             if let Some(profile) = &place.profile {
                 s3 = s3.profile(profile);
             }
+            if let Some((key, secret)) = &options.s3_keys {
+                s3 = s3.access_key_id(key).secret_access_key(secret);
+            }
             if let Some(class) = &place.storage_class {
                 s3 = s3.default_storage_class(class);
             }
@@ -244,6 +247,10 @@ fn trouble(e: &opendal::Error) -> Trouble {
         }
         at = cause.source();
     }
+    // A part beyond the end: the server has sent all that there is. What was cut off on the way is temporary.
+    if e.message().contains("too little data") && !e.is_temporary() {
+        return Trouble::new(Fault::Damaged, "it is truncated: it ends before");
+    }
     // opendal keeps the server's answer only as text: `S3Error { code: "…", message: "…", … }`.
     if let Some(rest) = e.message().strip_prefix("S3Error { code: \"") {
         let (code, rest) = rest.split_once('"').unwrap_or((rest, ""));
@@ -401,7 +408,7 @@ impl Store for S3 {
     /// did not go.
     fn delete_all(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| check_name(name))?;
-        match block_on(async { Ok(self.whole.delete_iter(names.iter().cloned()).await) })? {
+        match block_on(async { Ok(self.whole.delete_iter(names.iter().map(String::as_str)).await) })? {
             Ok(()) => Ok(()),
             Err(_) => names.iter().try_for_each(|name| self.delete(name)),
         }
