@@ -32,7 +32,7 @@ use std::ffi::OsString;
 /// by others.
 #[derive(clap::Args)]
 pub struct Replicate {
-    /// Folder of the replica
+    /// Where the replica is: a folder, or a URL as for -r
     #[arg(value_name = "TO")]
     to: OsString,
     /// Only these snapshots: ids, times, `latest`

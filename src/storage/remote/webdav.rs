@@ -8,7 +8,7 @@
 use super::answer::Trouble;
 use super::multistatus::{self, Member};
 use super::wire::{Wire, check_plain};
-use super::{AT_A_TIME, Limits, ONE_BY_ONE, block_on};
+use super::{AT_A_TIME, Limits, block_on};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
@@ -483,7 +483,7 @@ impl Store for WebDav {
     }
 
     fn nature(&self) -> Nature {
-        ONE_BY_ONE
+        Nature::FAR
     }
 
     /// Not: one server answers for all that was told it, and no cache on the way answers what is asked here.
