@@ -548,7 +548,8 @@ mod tests {
             stage.far.end();
         });
         let ranges = stage.ranges();
-        assert!(ranges <= 25, "{ranges} requests for 25 MB");
+        // How far ahead is worth it is measured as it goes; a busy machine finds less.
+        assert!(ranges <= 250 / 4, "{ranges} requests for 250 frames");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod away;
+mod copying;
 mod examine;
 mod far;
 mod healing;
@@ -35,6 +36,7 @@ mod stages;
 mod survey;
 mod sweep;
 mod synced;
+mod target;
 #[cfg(test)]
 mod tests;
 mod vanished;

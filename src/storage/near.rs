@@ -142,7 +142,8 @@ impl Near {
                     false
                 }
                 None => {
-                    *credit = self.limit / SWEEP_PART;
+                    // This piece is one of them.
+                    *credit = self.limit / SWEEP_PART - len;
                     true
                 }
             }
