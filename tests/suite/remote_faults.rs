@@ -7,7 +7,6 @@ use super::servers::{Gateway, s3};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,6 +58,8 @@ fn days(scene: &Scene) {
         fill(&scene.source(), 40, 30_000, day);
         scene.backup(&[]);
     }
+    // Where lists are late it takes a while to show.
+    soon("the snapshots are listed", || scene.snapshots().len() >= 3);
     let oldest = scene.snapshots()[0]["id"].as_str().unwrap().to_owned();
     scene.run(["forget", "-q", &oldest]).ok();
     for _ in 0..2 {
@@ -152,15 +153,13 @@ fn says_for_a_while(failure: Failure, time: Duration) {
         sent(&proxy, before, (BIG / 4) as u64);
         away();
     });
-    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let days = scope.spawn(|| {
             fill(&scene.source(), 16, 3000, 2);
             days(&scene);
             nothing_is_lost(&scene);
-            is_over.store(true, Ordering::SeqCst);
         });
-        while !is_over.load(Ordering::SeqCst) && time == AWAY {
+        while !days.is_finished() && time == AWAY {
             thread::sleep(AWAY / 2);
             away();
         }
@@ -360,7 +359,7 @@ fn bucket_of_adders(user: &str) -> String {
         "Action":["s3:ListBucket","s3:GetObject","s3:PutObject","s3:GetBucketLocation"],
         "Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}]}}"#
     );
-    let (status, body) = s3.ask("PUT", &format!("{bucket}?policy"), Some(&policy));
+    let (status, body) = s3.ask("PUT", &format!("{bucket}?policy="), Some(&policy));
     assert!(status == 200 || status == 204, "{status} {body}");
     bucket
 }
