@@ -53,6 +53,7 @@ pub fn files(
         options,
         table,
         is_first: parent.is_none(),
+        old_root: None,
         reader,
         ahead: Ahead::new(&loader, &reading)?,
         loader,
@@ -68,7 +69,10 @@ pub fn files(
     };
     // A parent that cannot be read is no parent: everything is read again.
     match root {
-        Ok(old) => merge.olds[0] = Old::of_root(old),
+        Ok(old) => {
+            merge.old_root = parent.filter(|_| old.is_some()).map(|p| p.manifest.root);
+            merge.olds[0] = Old::of_root(old);
+        }
         Err(e) => {
             merge.report.stored_again += u64::from(!merge.writer.lost().is_empty());
             observer.event(Told::Warning(&format!("the parent snapshot cannot be read: {}", e.chain())));
@@ -123,6 +127,8 @@ struct Merge<'a> {
     table: &'a Table,
     /// There is no parent.
     is_first: bool,
+    /// The root page of the parent, if it could be read.
+    old_root: Option<ChunkId>,
     reader: Arc<Reader>,
     loader: Arc<Loader>,
     ahead: Ahead,
@@ -557,7 +563,7 @@ impl Merge<'_> {
     fn root(mut self) -> Result<ChunkId> {
         match self.folders.pop() {
             Some(mut top) if self.folders.is_empty() && top.len() == 1 => {
-                let root = top.finish(None, None, self.writer)?;
+                let root = top.finish(self.old_root, self.old_root.map(|_| 1), self.writer)?;
                 match top.refused.pop() {
                     Some((_, e)) => Err(e),
                     None => Ok(root),

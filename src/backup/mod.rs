@@ -147,7 +147,7 @@ fn attempt(
 ) -> Result<(Report, Ended)> {
     let paths = paths(&options.from)?;
     let distrusting = !distrust.is_empty();
-    let mut writer = Writer::begin(
+    let mut writer = Writer::begin_backup(
         repository,
         WriterOptions {
             compression: options.compression,

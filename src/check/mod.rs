@@ -4,11 +4,13 @@
 //! at its size, in a pack that is there. Chunks of trees are read and verified on the way. With `--read-data` packs are
 //! read whole as well, and what heals them is held against them, before the walk, which then names the files that are hit.
 
+mod against;
 mod finding;
 mod subset;
 mod vouch;
 mod walk;
 
+pub use against::{Compared, against};
 pub use finding::{Finding, Hit, NAMED_MAX};
 pub use subset::Subset;
 pub use vouch::{Vouched, vouch};

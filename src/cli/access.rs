@@ -6,7 +6,7 @@ use crate::config::{Configuration, Profile};
 use crate::event::{Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::slot::Label;
-use crate::repository::{Credential, OpenOptions, Repository};
+use crate::repository::{Credential, OpenOptions, Opener, Repository, Spare};
 use crate::storage::{self, Place, Store};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions as FileOptions};
@@ -39,7 +39,7 @@ pub struct Global {
     /// &storage-class=NAME; what is not said there comes from the environment and files of the AWS tools, and so do the
     /// keys. webdav:// is for this machine, or with --insecure-http for others; PASTFS_WEBDAV_USER and
     /// PASTFS_WEBDAV_PASSWORD (or PASTFS_WEBDAV_PASSWORD_FILE) log in. sftp:// runs ssh with all its own settings; its path is
-    /// absolute, and /~/PATH is below the home folder there. pastfs(7) tells more.
+    /// absolute, and /~/PATH is below the home folder there. pastfs-stores(7) tells more.
     #[arg(
         short,
         long,
@@ -65,6 +65,12 @@ pub struct Global {
     #[arg(long, global = true, env = "PASTFS_CACHE", hide_env_values = true, value_name = "DIR")]
     #[arg(help_heading = "Global options")]
     cache: Option<PathBuf>,
+    /// Read here what the repository cannot give: a replica of it (may be repeated; or set PASTFS_REPLICAS, with commas between)
+    ///
+    /// Commands that only read, and mounts, take from a replica what is damaged, missing or not to be reached in the repository,
+    /// verified as always, and warn of it. A replica that is not there is passed over. pastfs replicate makes them.
+    #[arg(long, global = true, value_name = "REPLICA", help_heading = "Global options")]
+    replica: Vec<OsString>,
     /// Most bytes of a repository elsewhere (not in a folder) that the cache keeps beside the index, such as 10GiB; 0: none
     /// [default: 4GiB]
     #[arg(long, global = true, env = "PASTFS_CACHE_SIZE", hide_env_values = true, value_name = "SIZE")]
@@ -323,25 +329,94 @@ impl Global {
     ///
     /// # Errors
     /// As [`storage::open`].
-    #[allow(dead_code)]
     pub fn store_at(&self, text: &OsStr) -> Result<Arc<dyn Store>> {
         storage::open(&Place::parse(text)?, &self.reach()?)
+    }
+
+    /// The replicas that are read where the repository fails: those of the command line, of the environment, or of the profile.
+    fn spares(&self) -> Result<Vec<Spare>> {
+        let env = std::env::var_os("PASTFS_REPLICAS").filter(|v| !v.is_empty());
+        let places: Vec<OsString> = match (&self.replica[..], env) {
+            ([], Some(places)) => {
+                let named = places.as_bytes().split(|b| *b == b',').filter(|place| !place.is_empty());
+                named.map(|place| OsStr::from_bytes(place).to_owned()).collect()
+            }
+            ([], None) => self.profile()?.replicas.iter().map(OsString::from).collect(),
+            (places, _) => places.to_vec(),
+        };
+        let spare = |place: OsString| Ok(Spare::new(place.to_string_lossy(), self.opener(&place)?));
+        places.into_iter().map(spare).collect()
+    }
+
+    /// Opens the repository for a command that only reads: with its replicas.
+    pub fn open_to_read(&self, observer: Arc<dyn Observer>) -> Result<Arc<Repository>> {
+        let store = self.store();
+        let credential = self.credential(Ask::Once)?;
+        self.open_to_read_with(store, &credential, observer)
+    }
+
+    /// The same, with a key that is at hand, and with or without a store.
+    pub fn open_to_read_with(
+        &self,
+        store: Result<Arc<dyn Store>>,
+        credential: &Credential,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Repository>> {
+        let options = OpenOptions { cache: self.cache()?, observer };
+        let repository = Repository::open_or_replica(store, credential, options, self.spares()?)?;
+        if let Some(bytes) = self.cache_size {
+            repository.bound_cache(bytes);
+        }
+        Ok(repository)
+    }
+
+    /// Opens the repository and a replica of it, by which it is opened where what opens it is damaged.
+    pub fn open_with_replica(
+        &self,
+        place: &OsStr,
+        observer: Arc<dyn Observer>,
+    ) -> Result<(Arc<Repository>, Arc<Repository>)> {
+        let options = OpenOptions { cache: self.cache()?, observer };
+        let (store, credential) = (self.store()?, self.credential(Ask::Once)?);
+        let spare = Spare::new(place.to_string_lossy(), self.opener(place)?);
+        let repository = Repository::open_or_replica(Ok(store), &credential, options, vec![spare])?;
+        let replica = repository.beside(self.store_at(place)?)?;
+        Ok((repository, replica))
+    }
+
+    /// How to open a place, now or later.
+    fn opener(&self, place: &OsStr) -> Result<Opener> {
+        let place = match Place::parse(place)? {
+            // A relative path means the folder in which the command was given, also in the background.
+            Place::Local(path) => {
+                Place::Local(std::path::absolute(&path).doing(|| format!("looking for {}", path.display()))?)
+            }
+            far => far,
+        };
+        let reach = storage::Options { patience: PATIENCE_OF_MOUNTS, ..self.reach()? };
+        Ok(Box::new(move || storage::open(&place, &reach)))
+    }
+
+    /// Opens the repository for a command that only reads and shows no progress, but prints warnings.
+    pub fn open_plainly_to_read(&self) -> Result<Arc<Repository>> {
+        self.open_to_read(Progress::warnings(self))
     }
 
     /// The storage of a replica that may have to be made. A dry run makes no folder.
     ///
     /// # Errors
     /// `Misuse` where the folder holds anything else; what the storage says.
-    pub fn replica_for_writing(&self, place: &Path, dry_run: bool) -> Result<Arc<dyn Store>> {
-        let is_there = |path: &Path| path.join("config").is_dir();
-        if is_there(place) || (dry_run && place.is_dir()) {
-            return Ok(Arc::new(Local::open(place)?));
+    pub fn replica_for_writing(&self, text: &OsStr, dry_run: bool) -> Result<Arc<dyn Store>> {
+        let (place, reach) = (Place::parse(text)?, self.reach()?);
+        let found = storage::open(&place, &reach);
+        match found {
+            Ok(store) if dry_run || !store.names("config/")?.is_empty() => Ok(store),
+            Err(e) if dry_run && e.fault() == Fault::NoRepository => Err(e
+                .as_fault(Fault::Misuse)
+                .hint("without --dry-run it is made, and all snapshots are copied")),
+            Err(e) if e.fault() != Fault::NoRepository => Err(e),
+            _ => storage::create(&place, &Repository::FIRST_FOLDERS, &reach),
         }
-        if dry_run {
-            return Err(Error::misuse(format!("there is no folder {}", place.display()))
-                .hint("without --dry-run it would be made, and all snapshots copied"));
-        }
-        Ok(Arc::new(Local::create_over(place, &Repository::FIRST_FOLDERS)?))
     }
 
     /// Opens the repository with a key that is at hand.

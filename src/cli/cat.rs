@@ -34,7 +34,7 @@ impl Cat {
         let path = target.path.clone().filter(|p| !p.is_empty()).ok_or_else(|| {
             Error::misuse("no file is named").hint("write SNAPSHOT:PATH, such as latest:/etc/fstab")
         })?;
-        let repository = global.open_plainly()?;
+        let repository = global.open_plainly_to_read()?;
         repository.allow(Right::Read, "reading a file")?;
         let stop = stop_on_signals()?;
         let snapshot = target.find(&repository, &self.filters)?;

@@ -5,11 +5,17 @@ use super::ending::Exit;
 use super::output::Output;
 use super::progress::Progress;
 use super::words;
-use crate::check::{self, Finding, Hit, Options, Report, Subset, Vouched};
+use crate::check::{self, Compared, Finding, Hit, Options, Report, Subset, Vouched};
 use crate::fault::Result;
+use crate::id::SnapshotId;
 use crate::repository::Right;
 use crate::storage::Costs;
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::ffi::OsString;
+
+/// Most snapshots that one line names.
+const SNAPSHOTS_NAMED: usize = 20;
 
 /// Look whether the repository is whole
 ///
@@ -31,6 +37,10 @@ pub struct Check {
     /// those that were not read for the longest time, as the cache remembers, so that all have their turn
     #[arg(long, value_name = "N/M|P%|SIZE", value_parser = parse_subset, conflicts_with = "read_data")]
     read_data_subset: Option<Subset>,
+    /// Check a replica as well, and compare the two: which snapshots are in one alone, and what differs of objects that both have;
+    /// with --read-data every byte
+    #[arg(long, value_name = "REPLICA")]
+    against: Option<OsString>,
     /// Read all packs that no full key vouches for yet, and sign what is true of them; takes a full key
     #[arg(long)]
     vouch: bool,
@@ -52,6 +62,22 @@ impl Check {
             false => None,
         };
         report.findings.extend(vouched.iter().flat_map(|v| v.findings.clone()));
+        let compared = match &self.against {
+            None => None,
+            Some(place) => {
+                let replica = repository.beside(global.store_at(place)?)?;
+                let there = check::run(&replica, &options, &observer, &stop)?;
+                let named =
+                    |f: Finding| Finding { what: format!("in {}: {}", replica.location(), f.what), ..f };
+                report.findings.extend(there.findings.into_iter().map(named));
+                let compared = check::against(&repository, &replica, self.read_data, &observer, &stop)?;
+                let known: HashSet<&String> = report.findings.iter().map(|f| &f.object).collect();
+                let new: Vec<Finding> =
+                    compared.findings.iter().filter(|f| !known.contains(&f.object)).cloned().collect();
+                report.findings.extend(new);
+                Some((replica.location(), compared))
+            }
+        };
         let unvouched = repository.unvouched_packs()?;
         drop(progress);
         let mut out = Output::open()?;
@@ -59,9 +85,15 @@ impl Check {
             out.line(if global.json { machine(finding).to_string() } else { line(finding) })?;
         }
         if global.json {
+            if let Some((place, compared)) = &compared {
+                out.line(machine_compared(place, compared).to_string())?;
+            }
             let costs = repository.costs();
             out.line(summary(&report, vouched.as_ref(), unvouched, &costs).to_string())?;
         } else if !global.quiet {
+            for line in compared.iter().flat_map(|(place, compared)| words_of_compared(place, compared)) {
+                out.line(line)?;
+            }
             for line in words_of(&report, vouched.as_ref(), unvouched) {
                 out.line(line)?;
             }
@@ -138,6 +170,44 @@ fn machine(f: &Finding) -> Value {
         "files_hit": f.hits,
         "advice": f.advice,
     })
+}
+
+fn machine_compared(place: &str, c: &Compared) -> Value {
+    let ids = |ids: &[SnapshotId]| ids.iter().map(|id| id.hex()).collect::<Vec<_>>();
+    json!({
+        "message_type": "compared",
+        "replica": place,
+        "findings": c.findings.len(),
+        "objects_in_both": c.both,
+        "packs_only_here": c.packs.0,
+        "packs_only_there": c.packs.1,
+        "read_packs": c.read.0,
+        "read_bytes": c.read.1,
+        "snapshots_only_there": ids(&c.only_there),
+        "snapshots_forgotten_there": ids(&c.forgotten_there),
+    })
+}
+
+fn words_of_compared(place: &str, c: &Compared) -> Vec<String> {
+    let mut lines = vec![format!(
+        "compared with {place}: {} in both, {} here alone, {} there alone",
+        words::counted(c.both, "object is", "objects are"),
+        words::counted(c.packs.0, "pack", "packs"),
+        words::counted(c.packs.1, "pack", "packs"),
+    )];
+    for (ids, what) in
+        [(&c.only_there, "in the replica alone"), (&c.forgotten_there, "forgotten in the replica")]
+    {
+        if !ids.is_empty() {
+            let named: Vec<String> = ids.iter().take(SNAPSHOTS_NAMED).map(|id| id.short()).collect();
+            let more = match ids.len().saturating_sub(named.len()) {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            lines.push(format!("snapshots that are {what}: {}{more}", named.join(" ")));
+        }
+    }
+    lines
 }
 
 fn summary(r: &Report, vouched: Option<&Vouched>, unvouched: u64, costs: &Costs) -> Value {

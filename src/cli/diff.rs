@@ -72,7 +72,7 @@ impl Diff {
             None => vec![PathBuf::from("/")],
         };
         let observer = Progress::warnings(global);
-        let repository = global.open(observer.clone())?;
+        let repository = global.open_to_read(observer.clone())?;
         repository.allow(Right::Read, "comparing snapshots")?;
         let stop = stop_on_signals()?;
         let reader = repository.reader();

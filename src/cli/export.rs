@@ -42,12 +42,12 @@ impl Export {
             return Err(Error::misuse("a tar archive is not for the eyes")
                 .hint("send it through a pipe (pastfs export latest | tar -t), or name a file by -o"));
         }
-        let store = global.store()?;
+        let store = global.store();
         let credential = global.credential(Ask::Once)?;
         let stop = stop_on_signals()?;
         let progress = Progress::start(global);
         let observer = progress.observer();
-        let repository = global.open_with(store, &credential, observer.clone())?;
+        let repository = global.open_to_read_with(store, &credential, observer.clone())?;
         repository.allow(Right::Read, "exporting")?;
         let snapshot = source.find(&repository, &self.filters)?;
         let path = source.path.unwrap_or_default();

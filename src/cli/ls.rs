@@ -35,7 +35,7 @@ pub struct Ls {
 impl Ls {
     pub fn run(self, global: &Global) -> Result<Exit> {
         let target = Target::parse(&self.folder)?;
-        let repository = global.open_plainly()?;
+        let repository = global.open_plainly_to_read()?;
         repository.allow(Right::Read, "listing files")?;
         let stop = stop_on_signals()?;
         let snapshot = target.find(&repository, &self.filters)?;

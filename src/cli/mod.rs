@@ -28,6 +28,7 @@ mod paper;
 mod progress;
 mod prune;
 mod repair;
+mod repair_from;
 mod replicate;
 mod restore;
 mod select;

@@ -24,13 +24,14 @@ const NAMED_MAX: usize = 10;
 
 /// Mend what is damaged, and save what is left
 ///
-/// In this order: `index`, after index segments or packs are lost or damaged; `packs`, after `pastfs check --read-data` found
+/// Where there is a replica, `from` takes back from it what is damaged or missing. Else in this order: `index`, after index segments or packs are lost or damaged; `packs`, after `pastfs check --read-data` found
 /// packs damaged; then a backup of the folders that are hit, if their source is still there: what the repository has lost is
 /// stored again, and older snapshots are whole again with it; last `snapshots`, for what is lost for good. A repair waits
 /// for nobody, can be stopped at any point and run again, and deletes nothing before what takes its place is stored. It needs
 /// a full key.
 #[derive(clap::Subcommand)]
 pub enum Repair {
+    From(super::repair_from::From),
     Index(Index),
     Packs(Packs),
     Snapshots(Snapshots),
@@ -107,6 +108,7 @@ pub struct Snapshots {
 impl Repair {
     pub fn run(self, global: &Global) -> Result<Exit> {
         match self {
+            Repair::From(verb) => verb.run(global),
             Repair::Index(verb) => verb.run(global),
             Repair::Packs(verb) => verb.run(global),
             Repair::Snapshots(verb) => verb.run(global),
@@ -128,7 +130,7 @@ fn work<T>(
 }
 
 /// Lines for people or, with `--json`, objects for machines; the summary is the last.
-fn tell(global: &Global, lines: Vec<String>, objects: Vec<Value>) -> Result<()> {
+pub fn tell(global: &Global, lines: Vec<String>, objects: Vec<Value>) -> Result<()> {
     let mut out = Output::open()?;
     if global.json {
         for object in objects {
@@ -290,8 +292,13 @@ fn hurt_object(hurt: &Hurt) -> Map<String, Value> {
 impl Packs {
     fn run(self, global: &Global) -> Result<Exit> {
         let dry_run = self.dry_run;
-        let options =
-            PacksOptions { packs: self.packs, read_data: self.read_data, dry_run, host: access::host_name() };
+        let options = PacksOptions {
+            packs: self.packs,
+            read_data: self.read_data,
+            dry_run,
+            host: access::host_name(),
+            from: None,
+        };
         let report =
             work(global, |repository, observer, stop| repair::packs(repository, &options, observer, stop))?;
         tell(global, packs_lines(&report, dry_run, global.quiet), packs_objects(&report, dry_run))?;
@@ -299,7 +306,7 @@ impl Packs {
     }
 }
 
-fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
+pub fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for d in &r.damaged {
         let (frames, chunks) = d.lost;
@@ -315,7 +322,15 @@ fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
             true => String::new(),
             false => format!("; {} stored anew", words::counted(d.saved, "chunk is", "chunks are")),
         };
+        let done = match d.fetched {
+            0 => done,
+            n => format!("{done}; {} from the replica", words::counted(n, "chunk came", "chunks came")),
+        };
         lines.push(format!("{}: {}; {lost}{done}", pack_name(&d.pack), words::harmless(&d.what)));
+    }
+    for pack in &r.brought {
+        let done = if dry_run { "it would be copied back" } else { "it is copied back" };
+        lines.push(format!("{}: it is missing; {done} from the replica", pack_name(pack)));
     }
     for (pack, what) in &r.parity {
         let done = if dry_run { "it would be written anew" } else { "it is written anew" };
@@ -341,7 +356,7 @@ fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
     lines
 }
 
-fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
+pub fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
     let object = |d: &Emptied| {
         json!({
             "message_type": "damaged_pack",
@@ -350,6 +365,7 @@ fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
             "lost_frames": d.lost.0,
             "lost_chunks": d.lost.1,
             "stored_chunks": d.saved,
+            "fetched_chunks": d.fetched,
         })
     };
     let mut objects: Vec<Value> = r.damaged.iter().map(object).collect();
@@ -366,6 +382,7 @@ fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         "read_bytes": r.read.1,
         "damaged_packs": r.damaged.len(),
         "damaged_parity": r.parity.len(),
+        "packs_copied_back": r.brought.iter().map(|p| p.hex()).collect::<Vec<_>>(),
         "stored_bytes": r.stored,
         "lost_chunks": r.losses.chunks.len(),
         "hurt_snapshots": r.losses.hurt.len(),

@@ -15,7 +15,6 @@ use crate::repository::Repository;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 /// Copy what is missing into a replica: the same repository in a second place
 ///
@@ -33,9 +32,9 @@ use std::path::PathBuf;
 /// by others.
 #[derive(clap::Args)]
 pub struct Replicate {
-    /// Folder of the replica
+    /// Where the replica is: a folder, or a URL as for -r
     #[arg(value_name = "TO")]
-    to: PathBuf,
+    to: OsString,
     /// Only these snapshots: ids, times, `latest`
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<OsString>,

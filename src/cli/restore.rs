@@ -101,12 +101,12 @@ impl Restore {
         let source = Target::parse(&self.snapshot)?;
         let target =
             std::path::absolute(&self.target).doing(|| format!("looking for {}", self.target.display()))?;
-        let store = global.store()?;
+        let store = global.store();
         let credential = global.credential(Ask::Once)?;
         let stop = stop_on_signals()?;
         let progress = Progress::start(global);
         let observer = progress.observer();
-        let repository = global.open_with(store, &credential, observer.clone())?;
+        let repository = global.open_to_read_with(store, &credential, observer.clone())?;
         repository.allow(Right::Read, "restoring")?;
         let snapshot = source.find(&repository, &self.filters)?;
         let options = Options {

@@ -37,7 +37,7 @@ pub struct Snapshots {
 
 impl Snapshots {
     pub fn run(self, global: &Global) -> Result<Exit> {
-        let repository = global.open_plainly()?;
+        let repository = global.open_plainly_to_read()?;
         if self.accept_vanished {
             let accepted = repository.accept_vanished()? as u64;
             if global.json {

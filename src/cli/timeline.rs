@@ -307,7 +307,7 @@ pub fn real(path: &Path) -> PathBuf {
 /// Opens the repository and loads what passes the filters.
 pub fn open(global: &Global, filters: &Filters) -> Result<Timeline> {
     let observer = Progress::warnings(global);
-    let repository = global.open(observer.clone())?;
+    let repository = global.open_to_read(observer.clone())?;
     let stop = stop_on_signals()?;
     Timeline::load(&repository, filters, observer, stop).doing(|| "looking through the snapshots")
 }

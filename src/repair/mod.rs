@@ -1,16 +1,19 @@
 //! `repair`: what is damaged or lost is mended as far as anything is left to mend it from, and what stays lost is said.
 //!
-//! Three steps, each of its own use, from the ground up: [`index`] names again what no segment names any more, [`packs`]
+//! Where there is a replica, [`from`] takes back from it what is damaged or missing here. Else three steps, each of its own use,
+//! from the ground up: [`index`] names again what no segment names any more, [`packs`]
 //! saves what is whole of damaged packs, [`snapshots`] writes snapshots anew without what is lost for good. Each can be
 //! stopped at any point and run again. Nothing is deleted or retired before what takes its place is durable; a file that is
 //! lost here and still there at its source is stored again by the next backup.
 
+mod from;
 mod index;
 mod objects;
 mod packs;
 mod snapshots;
 mod walk;
 
+pub use from::{FromOptions, FromReport, Returned, from};
 pub use index::{DamagedStray, IndexReport, index};
 pub use objects::{Broken, Fate};
 pub use packs::{Emptied, PacksOptions, PacksReport, packs};

@@ -1,5 +1,6 @@
 //! `repair packs`: what is whole of damaged packs is stored in new ones, and the damaged ones are retired; a later prune
-//! deletes them. Parity of whole packs that is damaged or missing is written anew.
+//! deletes them. Parity of whole packs that is damaged or missing is written anew. What a replica has of it is not lost: packs
+//! that are missing are copied back as they are, and chunks that are damaged here are read there.
 
 use super::{Losses, losses};
 use crate::clock;
@@ -7,14 +8,14 @@ use crate::event::{Event, Observer, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::pack::PackEntry;
 use crate::id::PackId;
-use crate::repository::{Examined, Found, Mover, Repository, Survey, Sweep};
+use crate::repository::{Examined, Found, Keep, Mover, Promise, Repository, Survey, Sweep};
 use crate::seal::Compression;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// What to repair, and how.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct PacksOptions {
     /// Which packs are read, beside those whose size is not what it must be.
     pub packs: Vec<PackId>,
@@ -24,6 +25,8 @@ pub struct PacksOptions {
     pub dry_run: bool,
     /// Of this machine.
     pub host: Vec<u8>,
+    /// A replica that what is damaged or missing is taken from.
+    pub from: Option<Arc<Repository>>,
 }
 
 /// What became of a damaged pack.
@@ -37,6 +40,8 @@ pub struct Emptied {
     pub lost: (u64, u64),
     /// How many of the others were stored anew; the rest of them lie in other packs as well.
     pub saved: u64,
+    /// How many of those that are lost here came from the replica; in a dry run they are not looked for.
+    pub fetched: u64,
 }
 
 /// What became of all.
@@ -48,6 +53,8 @@ pub struct PacksReport {
     pub damaged: Vec<Emptied>,
     /// Whole packs whose parity was damaged or missing, and what was wrong.
     pub parity: Vec<(PackId, String)>,
+    /// Packs that were missing and were copied back from the replica; in a dry run those that would be.
+    pub brought: Vec<PackId>,
     /// Bytes that were stored for it.
     pub stored: u64,
     /// What snapshots lack, after that; not looked for in a dry run.
@@ -59,7 +66,8 @@ pub struct PacksReport {
 impl PacksReport {
     /// Whether anything in the repository is damaged still.
     pub fn is_hurt(&self, dry_run: bool) -> bool {
-        !self.losses.hurt.is_empty() || dry_run && !(self.damaged.is_empty() && self.parity.is_empty())
+        !self.losses.hurt.is_empty()
+            || dry_run && !(self.damaged.is_empty() && self.parity.is_empty() && self.brought.is_empty())
     }
 }
 
@@ -76,18 +84,30 @@ pub fn packs(
 ) -> Result<PacksReport> {
     let began = clock::now();
     repository.may_delete()?;
+    let mut report = PacksReport::default();
     // Before anything is listed.
     let mut sweep = if options.dry_run {
         None
     } else {
         Some(Sweep::begin(repository, &options.host, false, "repair packs")?)
     };
-    let survey = repository.survey(stop)?;
+    let mut survey = repository.survey(stop)?;
+    let missing = match &options.from {
+        None => Vec::new(),
+        Some(from) => {
+            let (brought, missing) = bring_back(repository, from, &survey, options.dry_run, stop)?;
+            if !brought.is_empty() && !options.dry_run {
+                survey = repository.survey(stop)?;
+            }
+            report.brought = brought;
+            missing
+        }
+    };
     let wanted = choose(&survey, options)?;
     let bytes: u64 = wanted.iter().filter_map(|id| survey.packs.get(id)).map(|p| p.size).sum();
     let files = survey.objects - survey.stored_packs + wanted.len() as u64;
     observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
-    let mut report = PacksReport { read: (wanted.len() as u64, bytes), ..PacksReport::default() };
+    report.read = (wanted.len() as u64, bytes);
     let found = Mutex::new(Vec::new());
     let parity: Mutex<BTreeMap<PackId, String>> =
         Mutex::new(survey.parity.iter().map(|(id, e)| (*id, e.chain())).collect());
@@ -102,6 +122,7 @@ pub fn packs(
     })?;
     report.parity.extend(parity.into_inner());
     let mut damaged = found.into_inner();
+    damaged.extend(missing.into_iter().map(all_bad));
     damaged.sort_by_key(|(entry, _)| entry.pack);
     for (entry, examined) in &damaged {
         report.damaged.push(Emptied {
@@ -109,6 +130,7 @@ pub fn packs(
             what: examined.error.as_ref().map_or_else(String::new, Error::chain),
             lost: (examined.bad.len() as u64, examined.chunks.len() as u64),
             saved: 0,
+            fetched: 0,
         });
     }
     if let Some(sweep) = &mut sweep {
@@ -131,7 +153,8 @@ pub fn packs(
         let survey = match damaged.is_empty() {
             true => survey,
             false => {
-                report.stored = empty(sweep, repository, &survey, &damaged, &mut report.damaged, stop)?;
+                report.stored =
+                    empty(sweep, repository, &survey, &damaged, &mut report.damaged, options, stop)?;
                 repository.survey(stop)?
             }
         };
@@ -141,6 +164,45 @@ pub fn packs(
     }
     report.seconds = clock::now().seconds_since(began);
     Ok(report)
+}
+
+/// A pack that is not there, and not in the replica either: its chunks may be.
+fn all_bad(entry: PackEntry) -> (PackEntry, Examined) {
+    let bad = (0..entry.frames.len() as u32).collect();
+    let error = Some(Error::damaged("it is missing"));
+    let examined = Examined { bad, chunks: entry.ids.clone(), error, ..Examined::default() };
+    (entry, examined)
+}
+
+/// Copies packs back that are missing and that the replica has: which, in a dry run which would be; and the entries of those that it
+/// has not.
+fn bring_back(
+    repository: &Arc<Repository>,
+    from: &Arc<Repository>,
+    survey: &Survey,
+    dry_run: bool,
+    stop: &Stop,
+) -> Result<(Vec<PackId>, Vec<PackEntry>)> {
+    let is_missing = |p: &Promise| p.found == Found::Missing && !p.retired;
+    let mut missing: HashSet<PackId> =
+        survey.packs.iter().filter(|(_, p)| is_missing(p)).map(|(id, _)| *id).collect();
+    let (mut brought, mut others) = (Vec::new(), Vec::new());
+    for segment in &survey.segments {
+        if missing.is_empty() {
+            break;
+        }
+        for entry in repository.entries(segment)? {
+            stop.check()?;
+            if !missing.remove(&entry.pack) {
+                continue;
+            }
+            match repository.bring_pack_back(from, &entry, dry_run)? {
+                true => brought.push(entry.pack),
+                false => others.push(entry),
+            }
+        }
+    }
+    Ok((brought, others))
 }
 
 /// The packs that are read.
@@ -176,8 +238,10 @@ fn empty(
     survey: &Survey,
     damaged: &[(PackEntry, Examined)],
     told: &mut [Emptied],
+    options: &PacksOptions,
     stop: &Stop,
 ) -> Result<u64> {
+    let replica = options.from.as_ref().map(|from| from.reader_keeping(Keep::Nothing));
     let missing = survey.packs.iter().filter(|(_, p)| p.found == Found::Missing).map(|(id, _)| *id);
     let emptied: HashSet<PackId> = damaged.iter().map(|(entry, _)| entry.pack).chain(missing).collect();
     let mut mover = Mover::begin(sweep, emptied, Compression::default(), stop.clone())?;
@@ -188,6 +252,13 @@ fn empty(
         let bad: HashSet<u32> = examined.bad.iter().copied().collect();
         let whole = (0..info.frames.len() as u32).filter(|n| !bad.contains(n));
         told.saved = mover.take(&info, whole, |_| Ok(true)).doing(doing)?.chunks;
+        if let Some(replica) = &replica {
+            told.fetched = mover.fetch(&info, &examined.chunks, replica).doing(doing)?;
+            told.lost.1 = told.lost.1.saturating_sub(told.fetched);
+            if told.lost.1 == 0 {
+                told.lost.0 = 0;
+            }
+        }
     }
     let stored = mover.finish()?;
     sweep.retire(&damaged.iter().map(|(entry, _)| entry.pack).collect::<Vec<_>>())?;

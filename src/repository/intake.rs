@@ -180,6 +180,12 @@ impl Intake {
         self.listing.live()
     }
 
+    /// One of the source, be it forgotten there.
+    pub fn find(&self, id: &SnapshotId) -> Option<Arc<Snapshot>> {
+        let counts = |s: &&Arc<Snapshot>| s.id == *id && !self.listing.void.contains(id);
+        self.listing.manifests.iter().find(counts).cloned()
+    }
+
     /// Those that the target lists, forgotten ones too.
     pub fn there(&self) -> HashSet<SnapshotId> {
         let listed = self.target.iter().flat_map(|t| &t.listing.manifests);

@@ -86,6 +86,8 @@ pub(super) struct Listing {
     pub void: HashSet<SnapshotId>,
     /// Objects that are listed as notes or manifests and are none that can be read, by name.
     pub unread: Vec<String>,
+    /// All manifests that are there, read or not.
+    pub listed: HashSet<SnapshotId>,
 }
 
 impl Listing {
@@ -106,13 +108,14 @@ impl Listing {
         repository.tell_late(&late);
         notes.sort_by_key(|n| (n.note.0.time, n.id));
         let void = repository.voids(&notes, &manifests)?;
-        Ok(Self { notes, manifests, void, unread: Vec::new() })
+        let listed = manifests.iter().map(|s| s.id).collect();
+        Ok(Self { notes, manifests, void, unread: Vec::new(), listed })
     }
 
     /// The forget notes whose manifests are still there (B1).
     pub fn forgets(&self) -> Vec<NoteId> {
-        let there: HashSet<_> = self.manifests.iter().map(|s| s.id).collect();
-        let counts = |n: &Note| n.action == Action::Forget && n.snapshots.iter().any(|s| there.contains(s));
+        let there = |id: &SnapshotId| self.listed.contains(id);
+        let counts = |n: &Note| n.action == Action::Forget && n.snapshots.iter().any(there);
         self.notes.iter().filter(|n| counts(&n.note.0)).map(|n| n.id).collect()
     }
 
@@ -168,6 +171,8 @@ impl Repository {
     /// snapshots that were there once and that no note explains ([`Repository::accept_vanished`]).
     pub fn snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
         let (listed, is_listed) = crossbeam_channel::bounded::<()>(0);
+        // Later ones, of a mount, bring little each.
+        let is_first = !self.known.lock().has_listed;
         // Side by side, as both take long where there is much; but segments are listed after snapshots.
         std::thread::scope(|scope| {
             let sync = beside(scope, "sync", || {
@@ -176,24 +181,34 @@ impl Repository {
                 let _ = is_listed.recv();
                 self.sync_from(&have)
             })?;
-            let live = self.list_and(|| drop(listed)).and_then(|listing| {
+            let live = self.list_and(None, || drop(listed)).and_then(|listing| {
                 self.not_emptied(&listing)?;
                 Ok(listing.live())
             });
             let synced =
                 sync.join().unwrap_or_else(|_| Err(Error::bug("bringing the index up to date panicked")));
-            live.and_then(|live| synced.map(|_| live))
+            let live = live.and_then(|live| synced.map(|_| live))?;
+            if is_first {
+                self.keep_index();
+            }
+            Ok(live)
         })
     }
 
     /// Notes, then snapshots: the order of B1; the caller lists the segments next. Only what this machine has not seen
     /// yet is read and proven.
     pub(super) fn list(&self) -> Result<Listing> {
-        self.list_and(|| ())
+        self.list_and(None, || ())
+    }
+
+    /// The same for a backup of this host, which needs one snapshot alone: its last one. Where this machine knows any of
+    /// the host that are listed, what it does not know yet is not read; what it reads is proven as ever.
+    pub(super) fn list_known(&self, host: &[u8]) -> Result<Listing> {
+        self.list_and(Some(host), || ())
     }
 
     /// The same; calls `listed` once the store has listed both.
-    fn list_and(&self, listed: impl FnOnce()) -> Result<Listing> {
+    fn list_and(&self, host: Option<&[u8]>, listed: impl FnOnce()) -> Result<Listing> {
         let mut known = self.known.lock();
         let Known { remembered, vanished, .. } = &mut *known;
         let names = || -> Result<_> { Ok((self.store.names("notes/")?, self.store.names("snapshots/")?)) };
@@ -227,19 +242,27 @@ impl Repository {
         }
         let mut manifests = Vec::new();
         let mut listed = HashSet::new();
+        let mut ids = Vec::with_capacity(manifest_names.len());
         for name in manifest_names {
-            if let Some(id) = self.id_of(&name, SnapshotId::from_hex)? {
-                listed.insert(id);
+            match self.id_of(&name, SnapshotId::from_hex)? {
+                Some(id) => ids.push((id, name)),
+                None => unread.push(name),
+            }
+        }
+        let of_host = |host: &[u8], id| remembered.snapshots.get(id).is_some_and(|s| s.manifest.host == host);
+        let known_do = host.is_some_and(|host| ids.iter().any(|(id, _)| of_host(host, id)));
+        for (id, name) in ids {
+            listed.insert(id);
+            if !known_do || remembered.snapshots.contains_key(&id) {
                 match self.known_manifest(remembered, id)? {
                     Some(manifest) => manifests.push(manifest),
                     None => unread.push(name),
                 }
-            } else {
-                unread.push(name);
             }
         }
         let mut listing = Listing::of(self, notes, manifests)?;
         listing.unread = unread;
+        listing.listed.extend(listed.iter().copied());
         *vanished = self.vanished(remembered, &noted, &listed, &listing.notes);
         if let Err(e) = remembered.save() {
             // It costs the next start some time.
@@ -281,7 +304,7 @@ impl Repository {
         }
         let name = note_name(&id);
         let open = || -> Result<(Note, Author)> {
-            let (body, author) = self.object(Kind::Note, &name, &id.0)?;
+            let (body, author) = self.object_anywhere(Kind::Note, &name, &id.0)?;
             Ok((Note::decode(&body)?, author))
         };
         match open() {
@@ -298,7 +321,7 @@ impl Repository {
         if let Some(snapshot) = remembered.snapshots.get(&id) {
             return Ok(Some(snapshot.clone()));
         }
-        match self.manifest(&id) {
+        match self.manifest_anywhere(&id) {
             Ok((manifest, author)) => {
                 let snapshot = Arc::new(Snapshot::new(id, manifest, author));
                 remembered.add(Item::Snapshot(snapshot.clone()));
@@ -312,6 +335,16 @@ impl Repository {
     pub(super) fn manifest(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
         let (body, author) = self.object(Kind::Manifest, &manifest_name(id), &id.0)?;
         Ok((Manifest::decode(&body)?, author))
+    }
+
+    /// The same, from a replica where it cannot be read here.
+    pub(super) fn manifest_anywhere(&self, id: &SnapshotId) -> Result<(Manifest, Author)> {
+        let (body, author) = self.object_anywhere(Kind::Manifest, &manifest_name(id), &id.0)?;
+        Ok((Manifest::decode(&body)?, author))
+    }
+
+    fn object_anywhere(&self, kind: Kind, name: &str, id: &[u8; ID_LEN]) -> Result<(Vec<u8>, Author)> {
+        self.object(kind, name, id).or_else(|e| self.object_of_spare(kind, name, id, e))
     }
 
     /// The manifests that a void note of their own session withdraws, by the times at which the store took both.
@@ -382,6 +415,27 @@ impl Repository {
     /// Brings the index to exactly the segments that the store lists now.
     pub(super) fn sync_index(&self) -> Result<()> {
         self.sync_all().map(drop)
+    }
+
+    /// Lists the segments; brings the index there only if none of them is new. Whether it is there.
+    pub(super) fn sync_known(&self) -> Result<bool> {
+        let have = self.index()?.segments()?;
+        let listed: Option<BTreeSet<SegmentId>> = self
+            .store
+            .names("index/")?
+            .iter()
+            .map(|n| SegmentId::from_hex(n.strip_prefix("index/")?))
+            .collect();
+        match listed {
+            Some(listed) if listed.is_subset(&have) && (have.is_empty() || !listed.is_empty()) => {
+                let gone: Vec<SegmentId> = have.difference(&listed).copied().collect();
+                if !gone.is_empty() {
+                    self.index()?.apply(Vec::new(), &gone, Vec::new())?;
+                }
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// The same; the names of what is listed as a segment and is none that can be read.

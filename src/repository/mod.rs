@@ -7,6 +7,7 @@ mod away;
 mod examine;
 mod far;
 mod healing;
+mod homecoming;
 mod intake;
 mod keyring;
 mod lease;
@@ -26,11 +27,14 @@ mod replica;
 mod rights;
 mod rotation;
 mod segments;
+mod side;
 mod sight;
 mod slots;
+mod spare;
 mod stages;
 mod survey;
 mod sweep;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod vanished;
@@ -39,6 +43,7 @@ mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
 pub use examine::Examined;
+pub use homecoming::Whole;
 pub use intake::{Again, Intake, Taken};
 pub use keyring::Author;
 pub use leases::Session;
@@ -51,8 +56,10 @@ pub use reader::{Keep, Reader};
 pub use replica::Identity;
 pub use rights::Right;
 pub use rotation::Carried;
+pub use side::Side;
 pub use sight::{Candidates, Hidden, ListedPack, Sight};
 pub use slots::{Credential, SlotInfo};
+pub use spare::{Opener, Spare};
 pub use stages::Frames;
 pub use survey::{Flaw, Found, Promise, Survey, is_finding};
 pub use sweep::Sweep;
@@ -129,6 +136,8 @@ pub struct Repository {
     told: Mutex<HashSet<String>>,
     /// The damaged pack that was healed last, or that could not be.
     healed: Mutex<healing::Healed>,
+    /// Replicas that are read where this fails.
+    spares: spare::Spares,
     /// What is kept of a far store; opened when it is first needed.
     near: OnceLock<Option<Arc<Near>>>,
     cache_bytes: AtomicU64,
@@ -239,6 +248,7 @@ impl Repository {
             known: Mutex::default(),
             told: Mutex::default(),
             healed: Mutex::default(),
+            spares: Default::default(),
             near: OnceLock::new(),
             cache_bytes: AtomicU64::new(CACHE_BYTES),
         }))
@@ -276,6 +286,10 @@ impl Repository {
     /// The same as it goes on.
     pub fn counts(&self) -> Arc<Counts> {
         self.counts.clone()
+    }
+    /// Whether each request to its store takes a journey.
+    pub fn is_far(&self) -> bool {
+        self.store.nature().is_far
     }
     /// What chunks are named with.
     pub fn ids(&self) -> &IdKeys {
@@ -396,7 +410,7 @@ impl Repository {
         let doing = || format!("reading the paths of snapshot {}", snapshot.id.short());
         // Sealed ones are never empty: it was too long to be kept.
         let read = match m.private.is_empty() {
-            true => Some(self.manifest(&snapshot.id).doing(doing)?.0.private),
+            true => Some(self.manifest_anywhere(&snapshot.id).doing(doing)?.0.private),
             false => None,
         };
         let sealed = read.as_ref().unwrap_or(&m.private);

@@ -1,10 +1,10 @@
 //! Chunks out of packs that will go into new ones: each is verified when it is read, and durable and named by a segment
 //! before anybody may end the pack that it came from.
 
-use super::Repository;
 use super::stages::{Frames, Stages};
 use super::survey::is_finding;
 use super::sweep::Sweep;
+use super::{Reader, Repository};
 use crate::event::{Event, Stop};
 use crate::fault::{Error, Fault, Result};
 use crate::format::pack::Space;
@@ -114,6 +114,32 @@ impl Mover {
             }
         }
         Ok(moved)
+    }
+
+    /// Stores chunks that a pack has lost, as a replica has them: how many it had.
+    ///
+    /// # Errors
+    /// What the replica says where it is not about one chunk; what storing says; `Stopped`.
+    pub fn fetch(&mut self, pack: &PackInfo, chunks: &[ChunkId], replica: &Reader) -> Result<u64> {
+        let is_small = pack.frames.iter().any(|frame| frame.raw_len > SMALL_FROM);
+        let frames = match pack.space {
+            Space::Trees => Frames::Trees,
+            Space::Data if is_small => Frames::Small,
+            Space::Data => Frames::Big,
+        };
+        let mut fetched = 0;
+        for id in chunks {
+            self.stop.check()?;
+            match replica.chunk(pack.space, id) {
+                Ok(bytes) => {
+                    self.stages.put_as(frames, *id, &bytes)?;
+                    fetched += 1;
+                }
+                Err(e) if is_finding(&e) || e.fault() == Fault::Missing => {}
+                Err(e) => return Err(e.while_(format!("reading chunk {} of the replica", id.short()))),
+            }
+        }
+        Ok(fetched)
     }
 
     /// Every id is computed from the bytes.

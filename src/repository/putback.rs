@@ -91,6 +91,18 @@ impl Repository {
         })
     }
 
+    /// Says what a note says by another one, unless that is said already.
+    pub(super) fn say_as(&self, note: &Note) -> Result<()> {
+        match self.list()?.notes.iter().any(|n| n.note.0 == *note && !self.is_unreadable(&n.id)) {
+            true => Ok(()),
+            false => self.put_note(note.clone()),
+        }
+    }
+
+    fn is_unreadable(&self, id: &NoteId) -> bool {
+        self.proven_note(*id).is_err()
+    }
+
     fn put_note(&self, note: Note) -> Result<()> {
         self.allow(Right::Manage, "writing a note")?;
         let object = self.keys.seal_object(Kind::Note, note.encode())?;

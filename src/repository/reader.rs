@@ -283,6 +283,11 @@ impl Inner {
             self.met(&frame);
             return Ok(bytes);
         }
+        self.repository.chunk_anywhere(space, id, || self.chunk_here(space, id))
+    }
+
+    /// As this repository itself has it.
+    fn chunk_here(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
         match self.try_places(space, id)? {
             Ok(bytes) => return Ok(bytes),
             Err(e) if e.fault() != Fault::Missing => return Err(e),

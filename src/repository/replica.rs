@@ -53,6 +53,16 @@ impl Repository {
     }
 
     fn with(&self, store: Arc<dyn Store>, keys: Arc<Keyring>, config: Config) -> Arc<Self> {
+        self.with_as(store, keys, config, true)
+    }
+
+    pub(super) fn with_as(
+        &self,
+        store: Arc<dyn Store>,
+        keys: Arc<Keyring>,
+        config: Config,
+        is_beside: bool,
+    ) -> Arc<Self> {
         let counted = Counted::new(store);
         Arc::new(Self {
             counts: counted.counts(),
@@ -61,13 +71,14 @@ impl Repository {
             slot: self.slot,
             config,
             cache: self.cache.clone(),
-            is_beside: true,
+            is_beside,
             observer: self.observer.clone(),
             index: OnceLock::new(),
             opening: Mutex::new(()),
             known: Mutex::default(),
             told: Mutex::default(),
             healed: Mutex::default(),
+            spares: Default::default(),
             near: OnceLock::new(),
             cache_bytes: AtomicU64::new(self.cache_bytes.load(Ordering::Relaxed)),
         })

@@ -43,8 +43,8 @@ const SEGMENT_PACKS: usize = 8;
 const SEGMENT_EVERY: Duration = Duration::from_secs(60);
 /// Packs on their way to the store at a time; each holds up to [`PACK_BYTES`] of memory.
 const UPLOADS: usize = 2;
-/// The same to a far store, which takes most of the time to answer: 128 MiB more.
-const UPLOADS_FAR: usize = 6;
+/// The same to a far store, which takes most of the time to answer: with what sending takes 256 MiB in all.
+const UPLOADS_FAR: usize = 4;
 /// Room that a pack's buffer has from the start: up to [`PACK_BYTES`], one frame more, and the table.
 const PACK_ROOM: usize = PACK_BYTES + (1 << 20);
 /// Frames that wait for each compressing thread.
@@ -126,6 +126,8 @@ impl Shared {
 /// published yet is found by nobody.
 pub struct Stages {
     shared: Arc<Shared>,
+    /// The index has yet to learn what others have added.
+    is_behind: AtomicBool,
     frames: [OpenFrame; 3],
     /// None: a dry run, which stores nothing.
     input: Option<Sender<RawFrame>>,
@@ -160,7 +162,15 @@ impl Stages {
             },
         });
         let (frames, threads) = Default::default();
-        let mut stages = Self { shared, frames, input: None, threads, new_bytes: 0, blocked: Duration::ZERO };
+        let mut stages = Self {
+            shared,
+            is_behind: AtomicBool::new(false),
+            frames,
+            input: None,
+            threads,
+            new_bytes: 0,
+            blocked: Duration::ZERO,
+        };
         if let Some(compression) = compression {
             stages.run(compression)?;
         }
@@ -201,6 +211,20 @@ impl Stages {
         Ok(())
     }
 
+    /// The index is not up to a listing that is younger than the session: that is made good before it is asked anything.
+    pub fn behind(&mut self) {
+        *self.is_behind.get_mut() = true;
+    }
+
+    fn catch_up(&self) -> Result<()> {
+        if self.is_behind.load(Ordering::Acquire) {
+            self.shared.repository.sync_index()?;
+            self.shared.repository.synced_now();
+            self.is_behind.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Takes a chunk: gives its id, and whether it is new to the store.
     ///
     /// # Errors
@@ -213,6 +237,7 @@ impl Stages {
 
     /// Takes a chunk of this id: tells whether it is new to the store. Errors as of [`Stages::put`].
     pub fn put_as(&mut self, frames: Frames, id: ChunkId, bytes: &[u8]) -> Result<bool> {
+        self.catch_up()?;
         let len = bytes.len() as u32;
         if let Claim::Known(_) = self.shared.claims.claim(&id, len)? {
             return Ok(false);
@@ -279,7 +304,7 @@ impl Stages {
     /// Whether a chunk is stored already, so that the snapshot may rely on it.
     pub fn knows(&self, id: &ChunkId) -> bool {
         // An index that fails will say so when something is put; here it only costs a second reading.
-        self.shared.claims.knows(id).unwrap_or(false)
+        self.catch_up().and_then(|()| self.shared.claims.knows(id)).unwrap_or(false)
     }
 
     /// How long who puts had to wait for the stages since this was asked last.

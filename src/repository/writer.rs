@@ -82,20 +82,36 @@ pub struct Writer {
 impl Writer {
     /// Takes a lease, lists, and gets ready (B1 to B3).
     pub fn begin(repository: &Arc<Repository>, options: WriterOptions) -> Result<Self> {
+        Self::begin_with(repository, options, false)
+    }
+
+    /// The same for a backup, which may do with what this machine knows of a far store. What others have added since is
+    /// read before anything new is stored, and else [`KNOWN_DO_SECONDS`] later; so a backup of nothing new costs the same
+    /// however many others there are. [`Writer::live`] may lack what others have added.
+    pub fn begin_backup(repository: &Arc<Repository>, options: WriterOptions) -> Result<Self> {
+        let known_do = repository.knows_enough();
+        Self::begin_with(repository, options, known_do)
+    }
+
+    fn begin_with(repository: &Arc<Repository>, options: WriterOptions, known_do: bool) -> Result<Self> {
         let began = clock::now();
         repository.may_add("adding a snapshot", &options.host)?;
-        let (lease, listing, session) = if options.dry_run {
+        let (lease, listing, session, is_behind) = if options.dry_run {
             let listing = repository.list()?;
             repository.sync_index()?;
-            (None, listing, SessionId([0; 16]))
+            (None, listing, SessionId([0; 16]), false)
         } else {
-            let (held, listing) = lease_or_again(repository, &options)?;
+            let (held, listing, is_behind) = lease_or_again(repository, &options, known_do)?;
             let session = held.session();
-            (Some(held), listing, session)
+            (Some(held), listing, session, is_behind)
         };
         let compression = (!options.dry_run).then_some(options.compression);
+        let mut stages = Stages::start(repository, session, options.distrust, compression)?;
+        if is_behind {
+            stages.behind();
+        }
         Ok(Self {
-            stages: Stages::start(repository, session, options.distrust, compression)?,
+            stages,
             repository: repository.clone(),
             session,
             lease,
@@ -231,6 +247,7 @@ impl Writer {
         }
         lease.end();
         repository.remember(Snapshot::new(id, manifest, author));
+        repository.keep_index();
         if !repository.keeps_files() {
             // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.
             let forgotten = repository.index().and_then(|index| index.forget_files());
@@ -265,24 +282,47 @@ fn again(lease: Held, e: Error) -> Result<Commit> {
 }
 
 /// B8, at the beginning: who was taken for dead before lease 1 was there has relied on nothing yet, and begins anew.
-fn lease_or_again(repository: &Arc<Repository>, options: &WriterOptions) -> Result<(Held, Listing)> {
+fn lease_or_again(
+    repository: &Arc<Repository>,
+    options: &WriterOptions,
+    known_do: bool,
+) -> Result<(Held, Listing, bool)> {
     for _ in 1..BEGINNINGS {
-        match lease(repository, options) {
+        match lease(repository, options, known_do) {
             Err(e) if lease::is_lost(&e) => {}
             done => return done,
         }
     }
-    lease(repository, options)
+    lease(repository, options, known_do)
 }
 
-/// B1: lease 0, notes, snapshots, segments, lease 1.
-fn lease(repository: &Arc<Repository>, options: &WriterOptions) -> Result<(Held, Listing)> {
+/// B1: lease 0, notes, snapshots, segments, lease 1. If what is known will do, the index may be left behind the list of
+/// segments: whether it is. Lease 1 names fewer sweeps then, which holds prune back until it ends, and does no harm.
+fn lease(
+    repository: &Arc<Repository>,
+    options: &WriterOptions,
+    known_do: bool,
+) -> Result<(Held, Listing, bool)> {
     let begun = Begun::begin(repository, &options.host, options.purpose)
         .doing(|| format!("registering with the repository in {}", repository.location()))?;
-    let listing = repository.list()?;
-    repository.sync_index()?;
+    let mut is_behind = false;
+    let listing = if known_do {
+        let listing = repository.list_known(&options.host)?;
+        // What was lost is looked up right away.
+        is_behind = !repository.sync_known()?;
+        if is_behind && !listing.lost().is_empty() {
+            repository.sync_index()?;
+            is_behind = false;
+        }
+        listing
+    } else {
+        let listing = repository.list()?;
+        repository.sync_index()?;
+        repository.synced_now();
+        listing
+    };
     let held = begun.seen(repository.index()?.sweeps()?, listing.forgets())?;
-    Ok((held, listing))
+    Ok((held, listing, is_behind))
 }
 
 /// B6: the packs of others that the snapshot relies on and that are not there with their size.

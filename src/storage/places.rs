@@ -31,6 +31,8 @@ pub struct Options {
     pub cacert: Option<PathBuf>,
     /// How ssh is called, for the shell.
     pub ssh_command: Option<OsString>,
+    /// Access key and secret key for S3, instead of those that the environment and `~/.aws` tell of.
+    pub s3_keys: Option<(String, Zeroizing<String>)>,
     /// Who logs in to WebDAV, where the URL does not say.
     pub webdav_user: Option<String>,
     /// Their password.
@@ -47,6 +49,7 @@ impl Default for Options {
             insecure_http: false,
             cacert: None,
             ssh_command: None,
+            s3_keys: None,
             webdav_user: None,
             webdav_password: None,
         }

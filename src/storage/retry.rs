@@ -1,6 +1,6 @@
 //! A store that tries again what may pass: a server that starts anew, a line that broke, too many requests.
 
-use super::{Listed, Store};
+use super::{Listed, Nature, Store};
 use crate::clock::{self, Time};
 use crate::event::{Event, Observer};
 use crate::fault::{Fault, Result};
@@ -108,10 +108,110 @@ impl<S: Store> Store for Retry<S> {
     fn delete(&self, name: &str) -> Result<()> {
         self.again(|| self.store.delete(name))
     }
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        self.again(|| self.store.delete_all(names))
+    }
+    fn nature(&self) -> Nature {
+        self.store.nature()
+    }
     fn may_be_stale(&self) -> bool {
         self.store.may_be_stale()
     }
     fn find_again(&self, same: &dyn Fn(&dyn Store) -> Result<()>) -> bool {
         self.store.find_again(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Silent;
+    use crate::fault::Error;
+    use crate::storage::conformance::{conformance, memory::Memory};
+    use parking_lot::Mutex;
+
+    /// Fails so many times with this fault, then works.
+    struct Failing {
+        memory: Memory,
+        left: Mutex<u32>,
+        fault: Fault,
+    }
+
+    impl Failing {
+        fn or<T>(&self, done: impl FnOnce(&Memory) -> Result<T>) -> Result<T> {
+            let mut left = self.left.lock();
+            if *left > 0 {
+                *left -= 1;
+                return Err(Error::new(self.fault, "not now"));
+            }
+            done(&self.memory)
+        }
+    }
+
+    impl Store for Failing {
+        fn location(&self) -> String {
+            "failing".into()
+        }
+        fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+            self.or(|m| m.put(name, bytes))
+        }
+        fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+            self.or(|m| m.get(name, limit))
+        }
+        fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+            self.or(|m| m.range(name, offset, length))
+        }
+        fn size(&self, name: &str) -> Result<u64> {
+            self.or(|m| m.size(name))
+        }
+        fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+            self.or(|m| m.list(prefix))
+        }
+        fn modified(&self, name: &str) -> Result<Time> {
+            self.or(|m| m.modified(name))
+        }
+        fn delete(&self, name: &str) -> Result<()> {
+            self.or(|m| m.delete(name))
+        }
+        fn may_be_stale(&self) -> bool {
+            false
+        }
+    }
+
+    fn failing(times: u32, fault: Fault, patience: Duration) -> Retry<Failing> {
+        let store = Failing { memory: Memory::default(), left: Mutex::new(times), fault };
+        Retry::new(store, patience, Arc::new(Silent))
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_nothing_else() {
+        let minute = Duration::from_secs(60);
+        let store = failing(2, Fault::Busy, minute);
+        store.put("a", b"a").unwrap();
+        for fault in [Fault::Denied, Fault::Missing, Fault::Damaged, Fault::Io, Fault::Full, Fault::Misuse] {
+            let store = failing(1, fault, minute);
+            assert_eq!(store.put("a", b"a").unwrap_err().fault(), fault);
+            store.put("a", b"a").unwrap();
+        }
+    }
+
+    #[test]
+    fn patience_ends() {
+        let store = failing(1000, Fault::Busy, Duration::from_millis(700));
+        assert_eq!(store.get("a", 10).unwrap_err().fault(), Fault::Busy);
+        let tried = 1000 - *store.store.left.lock();
+        assert!((2..=6).contains(&tried), "{tried} tries");
+    }
+
+    #[test]
+    fn those_who_wait_do_not_come_back_together() {
+        let waits: Vec<Duration> = (0..50).map(|_| jittered(FIRST_WAIT)).collect();
+        assert!(waits.iter().all(|w| *w >= FIRST_WAIT / 2 && *w <= FIRST_WAIT));
+        assert!(waits.iter().any(|w| *w != waits[0]));
+    }
+
+    #[test]
+    fn a_store_that_is_tried_again_keeps_the_contract() {
+        conformance(&|| Box::new(Retry::new(Memory::default(), Duration::ZERO, Arc::new(Silent))));
     }
 }

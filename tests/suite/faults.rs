@@ -1,6 +1,8 @@
 //! Storage that fails: call number n of each command that writes, for each n. The store is one in memory behind a
 //! wrapper that counts; what a lost power does to a real folder is in `powercut`.
 
+mod replicas;
+
 use super::trial::{DEEDS, Deed, View, World, copy_dir};
 use parking_lot::Mutex;
 use pastfs::clock::{self, Time};
@@ -40,11 +42,18 @@ struct Faulty {
     objects: Mutex<Objects>,
     plan: Option<(usize, Way)>,
     calls: AtomicUsize,
+    name: Mutex<Option<String>>,
 }
 
 impl Faulty {
     fn with(objects: &Objects, plan: Option<(usize, Way)>) -> Arc<Self> {
-        Arc::new(Self { objects: Mutex::new(objects.clone()), plan, calls: AtomicUsize::new(0) })
+        let (calls, name) = Default::default();
+        Arc::new(Self { objects: Mutex::new(objects.clone()), plan, calls, name })
+    }
+
+    /// Where it says that it is.
+    fn is_called(&self, name: &str) {
+        *self.name.lock() = Some(name.into());
     }
 
     fn call<T>(&self, name: &str, work: impl FnOnce(&mut Objects) -> Result<T>) -> Result<T> {
@@ -73,7 +82,7 @@ impl Faulty {
 
 impl Store for Faulty {
     fn location(&self) -> String {
-        "a store of a test".into()
+        self.name.lock().clone().unwrap_or_else(|| "a store of a test".into())
     }
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         check_name(name)?;
@@ -153,6 +162,7 @@ fn chain(world: &World) -> Vec<Before> {
             damage(&dynamic);
             chain.last_mut().unwrap().objects = store.objects.lock().clone();
         }
+        world.prepare(deed, &dynamic);
         (deed.act)(world, &dynamic, &cache).unwrap_or_else(|e| panic!("{}: {e:?}", deed.name));
         if deed.damage.is_some() {
             world.mended(deed, &dynamic, &cache).unwrap_or_else(|e| panic!("{}: {e}", deed.name));

@@ -47,6 +47,9 @@ fn record_all(world: &World) -> Vec<Recorded> {
         if let Some(damage) = deed.damage {
             damage(&(Arc::new(Local::open(&repository).unwrap()) as Arc<dyn Store>));
         }
+        if let Ok(store) = Local::open(&repository) {
+            world.prepare(deed, &(Arc::new(store) as Arc<dyn Store>));
+        }
         let args = world.filled(deed, &repository);
         let before = Disk::load(&world.dir, &WATCHED);
         let log = world.dir.join("log");

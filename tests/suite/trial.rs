@@ -13,6 +13,7 @@ use pastfs::format::snapshot::Action;
 use pastfs::id::SnapshotId;
 use pastfs::prune::{self, Unused};
 use pastfs::repair::{self, PacksOptions};
+use pastfs::replicate;
 use pastfs::repository::{Credential, InitOptions, OpenOptions, Repository};
 use pastfs::restore;
 use pastfs::seal::{Cipher, Compression, Role};
@@ -181,6 +182,17 @@ impl World {
     pub fn open(&self, store: &Arc<dyn Store>, cache: &Path) -> Result<Arc<Repository>> {
         let options = OpenOptions { cache: cache.to_path_buf(), observer: Arc::new(Silent) };
         Repository::open(store.clone(), &credential(KEY), options)
+    }
+
+    /// What a deed needs beside the repository: another one to replicate from, which has a snapshot more.
+    pub fn prepare(&self, deed: &Deed, store: &Arc<dyn Store>) {
+        if deed.name != REPLICATE {
+            return;
+        }
+        let origin: Arc<dyn Store> = Arc::new(Local::create(&self.dir.join(ORIGIN)).unwrap());
+        let cache = self.fresh("origin-cache");
+        replicated(&self.open(store, &cache).unwrap(), &origin).unwrap();
+        self.save(&self.open(&origin, &cache).unwrap(), deed.state).unwrap();
     }
 
     /// Saves the source, which is in this state.
@@ -402,6 +414,16 @@ fn pruned(world: &World, store: &Arc<dyn Store>, cache: &Path, now: bool) -> Res
         drop: HashSet::new(),
     };
     prune::run(&world.open(store, cache)?, &options, &silent(), &Stop::new(), &mut |_| {}).map(drop)
+}
+
+/// The deed that needs another repository, and where that is.
+const REPLICATE: &str = "replicate";
+const ORIGIN: &str = "origin";
+
+/// All that is missing in the one comes from the other; forget notes too.
+pub fn replicated(from: &Arc<Repository>, to: &Arc<dyn Store>) -> Result<replicate::Report> {
+    let options = replicate::Options { forget: true, host: b"h".to_vec(), ..replicate::Options::default() };
+    replicate::run(from, to, &options, &silent(), &Stop::new()).map(|(_, report)| report)
 }
 
 /// In this order each finds what it needs.
@@ -637,5 +659,17 @@ pub const DEEDS: &[Deed] = &[
         }),
         repeats: true,
         args: &["repair", "snapshots", "-q", "--drop-damaged"],
+    },
+    Deed {
+        name: REPLICATE,
+        state: 2,
+        act: |world, store, cache| {
+            let origin: Arc<dyn Store> = Arc::new(Local::open(&world.dir.join(ORIGIN))?);
+            replicated(&world.open(&origin, cache)?, store).map(drop)
+        },
+        done: |before, after| after.snapshots.len() == before.snapshots.len() + 1,
+        damage: None,
+        repeats: true,
+        args: &["-r", ORIGIN, "replicate", "-q", "repository"],
     },
 ];

@@ -62,7 +62,10 @@ impl Trouble {
 
     /// An answer that refuses, of a server that says no more than its status.
     pub(super) fn of_status(status: StatusCode, body: &str) -> Self {
-        let words = excerpt(body);
+        // Pages for browsers repeat the status in many words.
+        let is_page =
+            body.trim_start().get(..5).is_some_and(|b| matches!(&*b.to_ascii_lowercase(), "<html" | "<!doc"));
+        let words = if is_page { String::new() } else { excerpt(body) };
         let text = match words.is_empty() {
             true => format!("the server answers {status}"),
             false => format!("the server answers {status}: {words}"),

@@ -2,7 +2,7 @@
 
 use crate::clock::Time;
 use crate::fault::Result;
-use crate::storage::{Listed, Store};
+use crate::storage::{Listed, Nature, Store};
 use parking_lot::{Condvar, Mutex};
 
 /// A store of which only so many methods run at a time; the others wait for their turn.
@@ -64,6 +64,12 @@ impl<S: Store> Store for Gate<S> {
     }
     fn delete(&self, name: &str) -> Result<()> {
         self.pass(|s| s.delete(name))
+    }
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        self.pass(|s| s.delete_all(names))
+    }
+    fn nature(&self) -> Nature {
+        self.store.nature()
     }
     fn may_be_stale(&self) -> bool {
         self.store.may_be_stale()

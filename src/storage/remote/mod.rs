@@ -27,8 +27,8 @@ const THREADS: usize = 2;
 /// Requests of one store at a time: enough to fill a line of 1 Gbit/s and 50 ms with small objects, and far below what
 /// servers refuse.
 const REQUESTS: usize = 32;
-/// Folders of a store that are listed at a time, where each takes a request.
-const FOLDERS: usize = 16;
+/// Folders that one list asks for at a time, and objects that one call deletes, where each takes a request.
+const AT_A_TIME: usize = 16;
 
 /// Bytes a second in each direction, for all requests of a store together.
 #[derive(Debug)]

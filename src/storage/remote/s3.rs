@@ -11,7 +11,7 @@ use super::{Limits, block_on};
 use crate::clock::Time;
 use crate::fault::{Error, Fault, Result};
 use crate::storage::place::{Place, S3Place};
-use crate::storage::{Listed, Options, Store, TEMPORARY, check_name, check_prefix};
+use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use opendal::options::{ListOptions, ReaderOptions, WriteOptions};
@@ -28,6 +28,8 @@ const PARTS_AT_A_TIME: usize = 4;
 /// Longest object of any S3 server (AWS: 5 TiB then, 48.8 TiB now): no range beyond it needs to be asked for, and some
 /// servers misread the numbers.
 const OBJECT_MAX: u64 = 1 << 46;
+/// Objects that one request lists, or deletes.
+const PAGE: usize = 1000;
 /// Where nobody says otherwise; servers other than AWS do not care.
 const REGION: &str = "us-east-1";
 
@@ -81,6 +83,9 @@ impl S3 {
             }
             if let Some(profile) = &place.profile {
                 s3 = s3.profile(profile);
+            }
+            if let Some((key, secret)) = &options.s3_keys {
+                s3 = s3.access_key_id(key).secret_access_key(secret);
             }
             if let Some(class) = &place.storage_class {
                 s3 = s3.default_storage_class(class);
@@ -242,6 +247,10 @@ fn trouble(e: &opendal::Error) -> Trouble {
         }
         at = cause.source();
     }
+    // A part beyond the end: the server has sent all that there is. What was cut off on the way is temporary.
+    if e.message().contains("too little data") && !e.is_temporary() {
+        return Trouble::new(Fault::Damaged, "it is truncated: it ends before");
+    }
     // opendal keeps the server's answer only as text: `S3Error { code: "…", message: "…", … }`.
     if let Some(rest) = e.message().strip_prefix("S3Error { code: \"") {
         let (code, rest) = rest.split_once('"').unwrap_or((rest, ""));
@@ -393,6 +402,20 @@ impl Store for S3 {
                 Err(e) => Err(self.failed(&e, || format!("deleting {name} from {}", self.location))),
             }
         })
+    }
+
+    /// By one request for each 1,000 (DeleteObjects); one by one where the server does not know that, or some of them
+    /// did not go.
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        match block_on(async { Ok(self.whole.delete_iter(names.iter().map(String::as_str)).await) })? {
+            Ok(()) => Ok(()),
+            Err(_) => names.iter().try_for_each(|name| self.delete(name)),
+        }
+    }
+
+    fn nature(&self) -> Nature {
+        Nature { is_far: true, list_page: PAGE, delete_batch: PAGE }
     }
 
     /// Not: AWS (since December 2020) and Ceph show all that was answered before.

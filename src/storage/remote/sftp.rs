@@ -7,19 +7,19 @@
 
 use super::answer::Trouble;
 use super::session::{Session, Sessions, Use};
-use super::{FOLDERS, Limits, block_on};
+use super::{AT_A_TIME, Limits, block_on};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
 use crate::storage::place::{Place, SftpPlace};
-use crate::storage::{Listed, Options, Store, TEMPORARY, check_name, check_prefix};
+use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::BytesMut;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use openssh_sftp_client::Error as SftpError;
 use openssh_sftp_client::error::SftpErrorKind;
 use openssh_sftp_client::file::File;
-use openssh_sftp_client::metadata::MetaData;
+use openssh_sftp_client::metadata::{MetaData, Permissions};
 use std::io::SeekFrom;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -168,7 +168,14 @@ impl Sftp {
     async fn make_folder(&self, session: &Session, folder: &str) -> Answered<()> {
         let path = self.path(folder);
         let mut fs = session.sftp.fs();
-        match ask(session, async { fs.create_dir(&path).await }).await {
+        let mut make = async || {
+            let mut builder = fs.dir_builder();
+            if folder.is_empty() {
+                builder.permissions(owners_alone());
+            }
+            ask(session, builder.create(&path)).await
+        };
+        match make().await {
             Ok(()) => return Ok(()),
             Err(trouble) if trouble.fault == Fault::Missing => {}
             // It is there, or it cannot be made: who writes to it next is told.
@@ -180,7 +187,7 @@ impl Sftp {
             None if folder.is_empty() => self.make_above(session).await?,
             None => Box::pin(self.make_folder(session, "")).await?,
         }
-        match ask(session, async { fs.create_dir(&path).await }).await {
+        match make().await {
             Err(trouble) if trouble.fault != Fault::Io => Err(trouble),
             _ => Ok(()),
         }
@@ -346,6 +353,14 @@ impl Sftp {
         }
     }
 
+    async fn remove(&self, session: &Session, name: &str) -> Answered<()> {
+        let (path, mut fs) = (self.path(name), session.sftp.fs());
+        match ask(session, async { fs.remove_file(&path).await }).await {
+            Err(trouble) if trouble.fault == Fault::Missing => Ok(()),
+            done => done,
+        }
+    }
+
     /// Does something with a session that lives.
     fn with<T>(
         &self,
@@ -393,6 +408,13 @@ async fn sync(session: &Session, file: &mut File) -> Answered<()> {
 /// Where the next request reads or writes; nothing is sent.
 fn seek(file: &mut File, at: u64) {
     let _ = Pin::new(file).start_seek(SeekFrom::Start(at));
+}
+
+/// The mode of a new store's folder, 0700: names and sizes of what is in it are nobody else's business.
+fn owners_alone() -> Permissions {
+    let mut mode = Permissions::new();
+    mode.set_read_by_owner(true).set_write_by_owner(true).set_execute_by_owner(true);
+    mode
 }
 
 /// When a file was written, in seconds.
@@ -451,7 +473,7 @@ impl Store for Sftp {
             let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
             let mut running = FuturesUnordered::new();
             loop {
-                while running.len() < FOLDERS
+                while running.len() < AT_A_TIME
                     && let Some(folder) = waiting.pop()
                 {
                     running.push(self.list_folder(&session, folder));
@@ -477,17 +499,21 @@ impl Store for Sftp {
 
     fn delete(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        let path = self.path(name);
-        self.with(
-            || format!("deleting {name} from {}", self.location),
-            async |session| {
-                let mut fs = session.sftp.fs();
-                match ask(&session, async { fs.remove_file(&path).await }).await {
-                    Err(trouble) if trouble.fault == Fault::Missing => Ok(()),
-                    done => done,
-                }
-            },
-        )
+        let doing = || format!("deleting {name} from {}", self.location);
+        self.with(doing, async |session| self.remove(&session, name).await)
+    }
+
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        let doing = || format!("deleting {} objects from {}", names.len(), self.location);
+        self.with(doing, async |session| {
+            let all = stream::iter(names).map(|name| self.remove(&session, name));
+            all.buffer_unordered(AT_A_TIME).try_collect().await
+        })
+    }
+
+    fn nature(&self) -> Nature {
+        Nature::FAR
     }
 
     /// Not: one server answers for all that was told it.

@@ -8,15 +8,15 @@
 use super::answer::Trouble;
 use super::multistatus::{self, Member};
 use super::wire::{Wire, check_plain};
-use super::{FOLDERS, Limits, block_on};
+use super::{AT_A_TIME, Limits, block_on};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
 use crate::storage::place::{Place, WebDavPlace, encode};
-use crate::storage::{Listed, Options, Store, TEMPORARY, check_name, check_prefix};
+use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use opendal::Buffer;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -213,8 +213,9 @@ impl WebDav {
     async fn place(&self, temporary: &str, name: &str) -> Answered<bool> {
         let to = self.url(name);
         let request = || self.request("MOVE", temporary).header("Destination", &to).header("Overwrite", "F");
-        let mut status = self.tell(request(), Bytes::new(), &[404, 409, 412]).await?;
-        if matches!(status, 404 | 409) {
+        // 500 is what Apache says where the folder is not there.
+        let mut status = self.tell(request(), Bytes::new(), &[404, 409, 412, 500]).await?;
+        if matches!(status, 404 | 409 | 500) {
             self.make_folder(name.rsplit_once('/').map_or("", |(folder, _)| folder)).await?;
             status = self.tell(request(), Bytes::new(), &[412]).await?;
         }
@@ -255,6 +256,11 @@ impl WebDav {
             (StatusCode::OK, Some(_)) => Err(Trouble::new(Fault::Io, "the server sends no parts of files")),
             _ => Err(self.refused(answer).await),
         }
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let done = self.tell(self.request("DELETE", name), Bytes::new(), &[404, 410]).await;
+        done.map(drop).map_err(|t| t.while_(format!("deleting {name} from {}", self.location)))
     }
 
     /// Removes what dead writers left below `tmp/`. It is a courtesy.
@@ -429,7 +435,7 @@ impl Store for WebDav {
             let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
             let mut running = FuturesUnordered::new();
             loop {
-                while running.len() < FOLDERS
+                while running.len() < AT_A_TIME
                     && let Some(folder) = waiting.pop()
                 {
                     running.push(self.list_folder(folder));
@@ -454,10 +460,17 @@ impl Store for WebDav {
 
     fn delete(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        block_on(async {
-            let done = self.tell(self.request("DELETE", name), Bytes::new(), &[404, 410]).await;
-            done.map(drop).map_err(|t| t.while_(format!("deleting {name} from {}", self.location)))
-        })
+        block_on(self.remove(name))
+    }
+
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        let all = stream::iter(names).map(|name| self.remove(name));
+        block_on(all.buffer_unordered(AT_A_TIME).try_collect())
+    }
+
+    fn nature(&self) -> Nature {
+        Nature::FAR
     }
 
     /// Not: one server answers for all that was told it, and no cache on the way answers what is asked here.
