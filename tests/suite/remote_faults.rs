@@ -30,8 +30,8 @@ fn environment(scene: &mut Scene, endpoint: &str, bucket: &str, (access, secret)
     ];
 }
 
-/// An empty repository at this endpoint.
-fn scene_at(name: &str, endpoint: &str) -> Scene {
+/// An empty repository on Ceph, at this endpoint.
+pub fn scene_at(name: &str, endpoint: &str) -> Scene {
     let s3 = s3();
     let mut scene = Scene::bare(name);
     environment(&mut scene, endpoint, &s3.bucket, (&s3.access_key, &s3.secret_key));
@@ -160,7 +160,7 @@ fn says_for_a_while(failure: Failure, time: Duration) {
             nothing_is_lost(&scene);
         });
         while !days.is_finished() && time == AWAY {
-            thread::sleep(AWAY / 2);
+            thread::sleep(AWAY * 2);
             away();
         }
     });
@@ -350,15 +350,20 @@ fn a_server_whose_certificate_nobody_vouches_for_is_refused() {
     scene.run(["check", "-q", "--read-data", "--cacert", ca]).ok();
 }
 
-/// A bucket where this user of Ceph may list, read and put, and not delete.
+/// A bucket where this user of Ceph may list, read and put, and not delete. What they put belongs to them, so that the bucket's
+/// own user needs to be named as well.
 fn bucket_of_adders(user: &str) -> String {
     let s3 = s3();
     let bucket = s3.new_bucket("add-only");
-    let policy = format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":["arn:aws:iam:::user/{user}"]}},
-        "Action":["s3:ListBucket","s3:GetObject","s3:PutObject","s3:GetBucketLocation"],
-        "Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}]}}"#
-    );
+    let allow = |user: &str, actions: &str| {
+        format!(
+            r#"{{"Effect":"Allow","Principal":{{"AWS":["arn:aws:iam:::user/{user}"]}},"Action":[{actions}],
+            "Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}"#
+        )
+    };
+    let adder = allow(user, r#""s3:ListBucket","s3:GetObject","s3:PutObject""#);
+    let owner = allow(s3.user, r#""s3:*""#);
+    let policy = format!(r#"{{"Version":"2012-10-17","Statement":[{adder},{owner}]}}"#);
     let (status, body) = s3.ask("PUT", &format!("{bucket}?policy="), Some(&policy));
     assert!(status == 200 || status == 204, "{status} {body}");
     bucket
