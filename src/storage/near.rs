@@ -142,8 +142,7 @@ impl Near {
                     false
                 }
                 None => {
-                    // This piece is one of them.
-                    *credit = self.limit / SWEEP_PART - len;
+                    *credit = (self.limit / SWEEP_PART).saturating_sub(len);
                     true
                 }
             }
