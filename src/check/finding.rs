@@ -49,11 +49,11 @@ pub enum Cause {
 }
 
 const REPLICA: &str =
-    "copy the object back from another copy of the repository, if there is one; all else can still be used";
-const MISSING: &str = "copy the pack back from another copy of the repository, if there is one; else `pastfs repair index` takes \
+    "`pastfs repair from REPLICA` brings it back, if there is a replica; all else can still be used";
+const MISSING: &str = "`pastfs repair from REPLICA` brings it back, if there is a replica; else `pastfs repair index` takes \
                        it out of the index, and the next backup stores again what the source still has";
-const OBJECT: &str = "`pastfs repair snapshots` puts it back on a machine that has listed it before; else copy the object back from \
-                      another copy of the repository. While it is there no prune deletes anything; `pastfs repair snapshots \
+const OBJECT: &str = "`pastfs repair snapshots` puts it back on a machine that has listed it before; else `pastfs repair from \
+                      REPLICA` does. While it is there no prune deletes anything; `pastfs repair snapshots \
                       --drop-damaged` removes it";
 const LIST: &str = "run `pastfs repair index`: it names again all packs that are there; what is not, the next backup after it \
                     stores again if the source still has it";
@@ -72,7 +72,7 @@ fn advice_for(object: &str) -> &'static str {
 /// What to do about a pack that is there and damaged.
 fn save(pack: &PackId) -> String {
     format!(
-        "copy the pack back from another copy of the repository, if there is one; else `pastfs repair packs {pack}` saves what \
+        "`pastfs repair from REPLICA --read-data` brings it back, if there is a replica; else `pastfs repair packs {pack}` saves what \
          is whole of it, and the next backup stores again what the source still has"
     )
 }

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Longest time between two looks for new snapshots: a day.
 const REFRESH_MAX: i64 = 86_400;
 
+/// Seconds between two looks at a repository elsewhere: three requests each time are a bill in a month.
+const REFRESH_FAR: u32 = 60;
+
 /// Show all snapshots as folders
 ///
 /// Each snapshot is a folder named by its time in UTC, such as 2026-11-20T02-00-05Z; in them lie absolute paths. New
@@ -59,10 +62,11 @@ pub struct Mount {
     /// Name the folders by this strftime format, with {id}, {host} and {tags}
     #[arg(long, value_name = "FORMAT")]
     names: Option<String>,
-    /// Look for new snapshots every so many seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    /// Look for new snapshots every so many seconds [default: 5; in a repository elsewhere, where it takes three requests
+    /// each time, 60]
+    #[arg(long, value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=REFRESH_MAX))]
-    refresh: u32,
+    refresh: Option<u32>,
     /// Let nothing in the mount be executed
     #[arg(long)]
     noexec: bool,
@@ -100,11 +104,10 @@ pub struct Mount {
 impl Mount {
     pub fn run(self, global: &Global) -> Result<Exit> {
         let dir = std::path::absolute(&self.dir).doing(|| format!("looking for {}", self.dir.display()))?;
-        let options = Options {
+        let mut options = Options {
             names: Names::new(self.names.as_deref(), self.local_time)?,
             allow_other: self.allow_other,
             noexec: self.noexec,
-            refresh: Duration::from_secs(self.refresh.into()),
             max_inodes: self.max_inodes,
             owners: Owners::new(&self.map_owner)?,
             unique_inodes: self.unique_inodes,
@@ -125,6 +128,9 @@ impl Mount {
         mount::session::block_signals();
         let repository = global.open_to_read_with(store, &credential, log.clone())?;
         drop(credential);
+        if let Some(seconds) = self.refresh.or(repository.is_far().then_some(REFRESH_FAR)) {
+            options.refresh = Duration::from_secs(seconds.into());
+        }
         let in_background = log.clone();
         let ready = move || {
             if let Some(ready) = ready {

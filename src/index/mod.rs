@@ -332,6 +332,16 @@ impl Index {
         }
     }
 
+    /// What waits in memory is in the database for the next process, unless another one is busy with it: where segments
+    /// are dear to fetch, the few of the last time are not fetched again.
+    ///
+    /// # Errors
+    /// As [`Index::apply`].
+    pub fn persist(&self) -> Result<()> {
+        let _one = self.applying.lock();
+        if self.state.read().memory.is_empty() { Ok(()) } else { self.settle() }
+    }
+
     /// Moves what waits in memory into the database, unless another process is busy with it.
     fn settle(&self) -> Result<()> {
         let adopted = || {

@@ -25,8 +25,12 @@ pub(super) const FETCHERS: usize = 8;
 /// Longest range in bytes that one of them asks for: all of them in memory are 32 MiB, and the first frame of a
 /// range is not long in coming.
 const AHEAD_RUN: u64 = 4 << 20;
-/// Longest range that is asked for by who waits for its first frame.
-const RUN_MAX: u64 = 8 << 20;
+/// Longest range that somebody waits for; what is to come along beyond it is fetched beside it.
+const WAIT_RUN: u64 = 4 << 20;
+/// The same for contents, of which more than the first is not needed at once.
+const WAIT_RUN_DATA: u64 = 1 << 20;
+/// Most that comes along with what is waited for: all of a pack.
+const RUN_MAX: u64 = 32 << 20;
 /// What is asked for along with a frame of trees: who reads one page of a folder reads others, and they were written in the
 /// order of the walk. Covers the trees of some 100,000 files.
 const TREE_RUN: u64 = 4 << 20;
@@ -311,7 +315,26 @@ impl Far {
             first -= 1;
         }
         *state.habit(&pack.id) = Habit { next: last + 1, run: most, ..*state.habit(&pack.id) };
-        Some(self.begin(&mut state, pack, first, last))
+        // The others need not be waited for.
+        let wait = if is_tree { WAIT_RUN } else { WAIT_RUN_DATA };
+        let (mut begin, mut end) = (number, number);
+        while end < last && bytes(begin, end + 1) <= wait {
+            end += 1;
+        }
+        while begin > first && bytes(begin - 1, end) <= wait {
+            begin -= 1;
+        }
+        let beside: Vec<u32> = (end + 1..=last).chain(first..begin).collect();
+        let run = self.begin(&mut state, pack, begin, end);
+        for n in beside.iter().rev() {
+            if state.queued.len() < WANTED_MAX && state.queued.insert((pack.id, *n)) {
+                state.wanted.push_front((pack.clone(), *n));
+            }
+        }
+        if !beside.is_empty() {
+            self.work.notify_all();
+        }
+        Some(run)
     }
 
     /// The next frames that are expected, with their neighbours that are expected too. Frames in between come along where
@@ -401,5 +424,213 @@ impl Far {
         {
             let _ = near.put(shelf(pack.space), &pack.id.hex(), from, bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Time;
+    use crate::index::FrameAt;
+    use crate::storage::conformance::memory::Memory;
+    use crate::storage::{Counted, Deed, Listed};
+    use std::path::PathBuf;
+
+    /// A pack of frames of 100,000 bytes each, frame n of bytes n, which are `raw_len` long when opened.
+    fn pack(space: Space, frames: u8, raw_len: u32) -> (Arc<PackInfo>, Vec<u8>) {
+        const LEN: u32 = 100_000;
+        let at = |n: u8| FrameAt { offset: 64 + u32::from(n) * LEN, sealed_len: LEN, raw_len, first: 0 };
+        let mut bytes = vec![255; 64];
+        (0..frames).for_each(|n| bytes.extend(std::iter::repeat_n(n, LEN as usize)));
+        let info = PackInfo {
+            id: PackId([frames; 32]),
+            size: bytes.len() as u64,
+            header: Vec::new(),
+            space,
+            frames: (0..frames).map(at).collect(),
+            chunks: Vec::new(),
+        };
+        (Arc::new(info), bytes)
+    }
+
+    struct Stage {
+        far: Far,
+        counted: Arc<Counted>,
+        folder: PathBuf,
+    }
+
+    impl Stage {
+        fn new(packs: &[&(Arc<PackInfo>, Vec<u8>)], is_near: bool) -> Self {
+            let memory = Memory::default();
+            for (info, bytes) in packs {
+                memory.put(&pack_name(&info.id), bytes).unwrap();
+            }
+            let counted = Arc::new(Counted::new(Arc::new(memory)));
+            let tag = crate::id::hex(&crate::clock::random_array::<8>());
+            let folder = std::env::temp_dir().join(format!("pastfs-far-{tag}"));
+            let near = is_near.then(|| Arc::new(Near::open(&folder, 1 << 30).unwrap()));
+            Self { far: Far::new(counted.clone(), near, true), counted, folder }
+        }
+        fn ranges(&self) -> u64 {
+            self.counted.counts().costs().of("packs", Deed::Range)
+        }
+        #[track_caller]
+        fn is_right(&self, pack: &Arc<PackInfo>, n: u8) {
+            let sealed = self.far.sealed(pack, n.into()).unwrap();
+            assert!(sealed.bytes == vec![n; 100_000], "frame {n}");
+        }
+    }
+
+    impl Drop for Stage {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[test]
+    fn the_trees_of_a_pack_cost_one_request_wherever_one_begins() {
+        for first in [0, 20, 39] {
+            let trees = pack(Space::Trees, 40, 300_000);
+            let stage = Stage::new(&[&trees], false);
+            (0..40).map(|n| (n + first) % 40).for_each(|n| stage.is_right(&trees.0, n));
+            assert_eq!(stage.ranges(), 1, "from {first} on");
+        }
+    }
+
+    #[test]
+    fn small_files_cost_fewer_and_fewer_requests_in_any_order_and_big_ones_at_random_one_each() {
+        for (raw_len, expected) in [(500_000, 3..=25), (64 << 10, 40..=50)] {
+            let data = pack(Space::Data, 150, raw_len);
+            let stage = Stage::new(&[&data], false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| stage.far.fetch_expected());
+                (0..50).for_each(|n| stage.is_right(&data.0, (n as u32 * 37 % 150) as u8));
+                stage.far.end();
+            });
+            let ranges = stage.ranges();
+            assert!(expected.contains(&ranges), "{ranges} requests");
+        }
+    }
+
+    #[test]
+    fn what_is_expected_is_fetched_in_long_runs_and_not_again() {
+        let (one, two) = (pack(Space::Data, 60, 500_000), pack(Space::Data, 61, 500_000));
+        let stage = Stage::new(&[&one, &two], false);
+        // Two of three, which lie nearer to each other than a request is worth.
+        let some = |p: &Arc<PackInfo>| {
+            let p = p.clone();
+            (0..60u32).filter(|n| n % 3 < 2).map(move |n| (p.clone(), n))
+        };
+        stage.far.expect(some(&one.0).chain(some(&two.0)));
+        stage.far.expect(some(&one.0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| stage.far.fetch_expected());
+            for n in (0..60).filter(|n| n % 3 < 2) {
+                stage.is_right(&one.0, n);
+                stage.is_right(&two.0, n);
+            }
+            stage.far.end();
+        });
+        let ranges = stage.ranges();
+        assert!(ranges <= 12, "{ranges} requests for 80 frames of 8 MB");
+    }
+
+    #[test]
+    fn a_pack_in_its_order_is_fetched_ahead_in_long_runs() {
+        let data = pack(Space::Data, 250, 64 << 10);
+        let stage = Stage::new(&[&data], false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| stage.far.fetch_expected());
+            for n in 0..250u8 {
+                stage.is_right(&data.0, n);
+                stage.far.in_order(&data.0, n.into());
+            }
+            stage.far.end();
+        });
+        let ranges = stage.ranges();
+        assert!(ranges <= 25, "{ranges} requests for 25 MB");
+    }
+
+    #[test]
+    fn what_was_fetched_is_kept_and_what_is_kept_wrong_is_fetched_again() {
+        let trees = pack(Space::Trees, 10, 300_000);
+        let stage = Stage::new(&[&trees], true);
+        stage.is_right(&trees.0, 3);
+        let near = Arc::new(Near::open(&stage.folder, 1 << 30).unwrap());
+        let far = Far::new(stage.counted.clone(), Some(near), false);
+        assert!(far.sealed(&trees.0, 7).unwrap().is_kept);
+        assert_eq!(stage.ranges(), 1);
+        assert!(far.again(&trees.0, 7).unwrap() == vec![7; 100_000]);
+        assert_eq!(stage.ranges(), 2);
+        assert!(far.sealed(&trees.0, 7).unwrap().is_kept, "the new copy");
+    }
+
+    #[test]
+    fn an_object_that_ends_early_gives_the_frames_that_it_has() {
+        let (info, mut bytes) = pack(Space::Trees, 10, 300_000);
+        bytes.truncate(550_000);
+        let cut = (info, bytes);
+        let stage = Stage::new(&[&cut], false);
+        stage.is_right(&cut.0, 2);
+        assert_eq!(stage.far.sealed(&cut.0, 7).err().map(|e| e.fault()), Some(Fault::Damaged));
+        stage.is_right(&cut.0, 4);
+    }
+
+    #[test]
+    fn who_waits_for_a_request_that_fails_is_told_and_not_left_waiting() {
+        /// Every second range fails.
+        struct Flaky(Memory, std::sync::atomic::AtomicUsize);
+        impl Store for Flaky {
+            fn location(&self) -> String {
+                self.0.location()
+            }
+            fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+                self.0.put(name, bytes)
+            }
+            fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+                self.0.get(name, limit)
+            }
+            fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+                match self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 {
+                    0 => Err(Error::new(Fault::Busy, "a line that breaks")),
+                    _ => self.0.range(name, offset, length),
+                }
+            }
+            fn size(&self, name: &str) -> Result<u64> {
+                self.0.size(name)
+            }
+            fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+                self.0.list(prefix)
+            }
+            fn modified(&self, name: &str) -> Result<Time> {
+                self.0.modified(name)
+            }
+            fn delete(&self, name: &str) -> Result<()> {
+                self.0.delete(name)
+            }
+            fn may_be_stale(&self) -> bool {
+                false
+            }
+        }
+        let data = pack(Space::Data, 40, 500_000);
+        let flaky = Flaky(Memory::default(), Default::default());
+        flaky.put(&pack_name(&data.0.id), &data.1).unwrap();
+        let far = Far::new(Arc::new(flaky), None, false);
+        far.expect((0..40).map(|n| (data.0.clone(), n)));
+        std::thread::scope(|scope| {
+            (0..3).for_each(|_| drop(scope.spawn(|| far.fetch_expected())));
+            let readers = (0..4).map(|k| {
+                let (far, data) = (&far, &data);
+                scope.spawn(move || {
+                    for n in (0..40u8).map(|n| (n + k * 10) % 40) {
+                        let mut tries = (0..100).map(|_| far.sealed(&data.0, n.into()));
+                        let found = tries.find_map(Result::ok).expect("a second try does it");
+                        assert!(found.bytes == vec![n; 100_000]);
+                    }
+                })
+            });
+            readers.collect::<Vec<_>>().into_iter().for_each(|r| r.join().unwrap());
+            far.end();
+        });
     }
 }

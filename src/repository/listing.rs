@@ -171,6 +171,8 @@ impl Repository {
     /// snapshots that were there once and that no note explains ([`Repository::accept_vanished`]).
     pub fn snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
         let (listed, is_listed) = crossbeam_channel::bounded::<()>(0);
+        // Later ones, of a mount, bring little each.
+        let is_first = !self.known.lock().has_listed;
         // Side by side, as both take long where there is much; but segments are listed after snapshots.
         std::thread::scope(|scope| {
             let sync = beside(scope, "sync", || {
@@ -185,7 +187,11 @@ impl Repository {
             });
             let synced =
                 sync.join().unwrap_or_else(|_| Err(Error::bug("bringing the index up to date panicked")));
-            live.and_then(|live| synced.map(|_| live))
+            let live = live.and_then(|live| synced.map(|_| live))?;
+            if is_first {
+                self.keep_index();
+            }
+            Ok(live)
         })
     }
 

@@ -289,6 +289,10 @@ impl Repository {
     pub fn counts(&self) -> Arc<Counts> {
         self.counts.clone()
     }
+    /// Whether each request to its store takes a journey.
+    pub fn is_far(&self) -> bool {
+        self.store.nature().is_far
+    }
     /// What chunks are named with.
     pub fn ids(&self) -> &IdKeys {
         &self.keys.ids
@@ -490,8 +494,8 @@ fn newest_config(
                 let e = e.while_(format!("reading config/{n} of {}", store.location()));
                 return Err(match e.fault() {
                     Fault::Damaged => e.hint(
-                        "nothing can be read without it, and all else may be whole: copy it back from another copy of the \
-                         repository",
+                        "nothing can be read without it, and all else may be whole: `pastfs repair from REPLICA` brings it \
+                         back",
                     ),
                     _ => e,
                 });

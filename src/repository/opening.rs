@@ -1,4 +1,5 @@
-//! Opening a repository, by as few requests as can be: what opens a far one is kept in the cache as it is stored.
+//! Opening a repository, by as few requests as can be: what opens a far one is kept in the cache as it is stored, each with
+//! its BLAKE3 behind it, so that a copy that was damaged is told from an object that is.
 //!
 //! A slot is named by its hash, a config is signed, and neither ever changes: a copy is as good as the object. That they
 //! are still there is asked of the store each time: which configs there are (a rotation of keys adds one), and whether the slot
@@ -82,8 +83,8 @@ fn refused(place: &str, credential: &Credential, mut failed: Vec<Error>) -> Erro
     match failed.len() {
         0 => e,
         n => e.hint(format!(
-            "keys of this repository that are damaged: {n}. If this is one of them, use another one, or copy \
-             it back into keys/ from another copy of the repository"
+            "keys of this repository that are damaged: {n}. If this is one of them, use another one: \
+             `pastfs repair from REPLICA` then brings it back"
         )),
     }
 }
@@ -108,7 +109,7 @@ impl<'a> Copies<'a> {
     fn last(&self) -> Option<(SlotId, Slot)> {
         let folder = self.folder.as_ref()?;
         let id = SlotId::from_hex(&fs::read_to_string(folder.join(LAST)).ok()?)?;
-        let object = self.copy(&slot_name(&id))?;
+        let object = self.copy(&slot_name(&id)).filter(|object| SlotId::of_object(object) == id)?;
         let slot = Slot::decode(body(Kind::Slot, &object).ok()?).ok()?;
         self.store.size(&slot_name(&id)).is_ok().then_some((id, slot))
     }
@@ -117,11 +118,11 @@ impl<'a> Copies<'a> {
         self.write(LAST, slot.hex().as_bytes());
     }
 
-    /// A copy that is what its name says, if names of its kind say anything.
+    /// A copy, if it is as it was written. Whether it is what it must be its reader proves.
     fn copy(&self, name: &str) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.folder.as_ref()?.join(file_name(name))).ok()?;
-        let is_it = !name.starts_with("keys/") || slot_name(&SlotId::of_object(&bytes)) == name;
-        is_it.then_some(bytes)
+        let mut bytes = fs::read(self.folder.as_ref()?.join(file_name(name))).ok()?;
+        let hash = bytes.split_off(bytes.len().checked_sub(blake3::OUT_LEN)?);
+        (hash == blake3::hash(&bytes).as_bytes()).then_some(bytes)
     }
 
     /// What cannot be written costs a request the next time, no more.
@@ -169,7 +170,7 @@ impl Store for Copies<'_> {
             return Ok(bytes);
         }
         let bytes = self.store.get(name, limit)?;
-        self.write(&file_name(name), &bytes);
+        self.write(&file_name(name), &[&bytes, &blake3::hash(&bytes).as_bytes()[..]].concat());
         Ok(bytes)
     }
     fn range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {

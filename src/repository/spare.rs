@@ -188,7 +188,7 @@ impl Repository {
         );
         match self.told.lock().insert(format!("replica {there}")) {
             true => self.observer.event(Event::Warning(&format!(
-                "{text}. `pastfs check` tells what is wrong, `pastfs repair from {there}` brings it back"
+                "{text}. `pastfs check` tells what is wrong, `pastfs repair from {there} --read-data` brings it back"
             ))),
             false => self.observer.event(Event::Detail(&text)),
         }

@@ -43,8 +43,8 @@ const SEGMENT_PACKS: usize = 8;
 const SEGMENT_EVERY: Duration = Duration::from_secs(60);
 /// Packs on their way to the store at a time; each holds up to [`PACK_BYTES`] of memory.
 const UPLOADS: usize = 2;
-/// The same to a far store, which takes most of the time to answer: 128 MiB more.
-const UPLOADS_FAR: usize = 6;
+/// The same to a far store, which takes most of the time to answer: with what sending takes 256 MiB in all.
+const UPLOADS_FAR: usize = 4;
 /// Room that a pack's buffer has from the start: up to [`PACK_BYTES`], one frame more, and the table.
 const PACK_ROOM: usize = PACK_BYTES + (1 << 20);
 /// Frames that wait for each compressing thread.

@@ -1,6 +1,7 @@
 //! When this machine last knew all that a far store had: a backup of nothing new need not learn what others have added since.
 
 use super::Repository;
+use crate::event::Event;
 use crate::id::hex;
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -22,6 +23,16 @@ impl Repository {
         if self.store.nature().is_far {
             // Without it the next backup learns what there is, as any did.
             let _ = File::create(self.synced_file());
+        }
+    }
+
+    /// What was fetched of a far store is there for the next process.
+    pub(super) fn keep_index(&self) {
+        if self.store.nature().is_far
+            && let Err(e) = self.index().and_then(|index| index.persist())
+        {
+            // It is fetched again.
+            self.observer.event(Event::Detail(&e.chain()));
         }
     }
 

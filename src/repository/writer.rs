@@ -247,6 +247,7 @@ impl Writer {
         }
         lease.end();
         repository.remember(Snapshot::new(id, manifest, author));
+        repository.keep_index();
         if !repository.keeps_files() {
             // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.
             let forgotten = repository.index().and_then(|index| index.forget_files());

@@ -259,6 +259,33 @@ mod tests {
     }
 
     #[test]
+    fn contents_are_asked_for_once_in_order_and_within_bounds_but_not_where_files_may_stand_already() {
+        let scratch = Scratch::new();
+        let there = folder(&scratch);
+        let made = Folder::target(&scratch.0.join("new"), None, b"/", false).unwrap();
+        let plan = Plan::new(10);
+        let sized = |n: usize, folder: &Arc<Folder>| {
+            let mut job = job(folder, n, Some(n as u8));
+            job.entry.stat.size = FILE_AHEAD;
+            job
+        };
+        plan.push(sized(0, &there));
+        (1..100).for_each(|n| plan.push(sized(n, &made)));
+        plan.end();
+        let numbers = |ids: Vec<ChunkId>| ids.iter().map(|id| usize::from(id.0[0])).collect::<Vec<_>>();
+        let first = (AHEAD_BYTES / FILE_AHEAD) as usize;
+        assert_eq!(numbers(plan.coming()), (1..first).collect::<Vec<_>>(), "not what stands there");
+        assert!(plan.coming().is_empty(), "enough is on its way");
+        // Out of turn counts as well.
+        plan.take_beginning(&[ChunkId([5; 32])]);
+        (1..first / 2).for_each(|_| drop(plan.take()));
+        assert!(plan.coming().is_empty());
+        plan.take();
+        let next = first..first + first / 2 + 1;
+        assert_eq!(numbers(plan.coming()), next.collect::<Vec<_>>());
+    }
+
+    #[test]
     fn nothing_is_lost_or_taken_twice_and_the_window_stays_within_its_bounds() {
         let scratch = Scratch::new();
         let folders: Vec<Arc<Folder>> = (0..50).map(|_| folder(&scratch)).collect();

@@ -62,6 +62,8 @@ pub struct Nature {
 }
 
 impl Nature {
+    /// A server that lists and deletes one folder, or one object, at a time.
+    pub const FAR: Self = Self { is_far: true, ..Self::NEAR };
     /// A folder: requests are system calls.
     pub const NEAR: Self = Self { is_far: false, list_page: usize::MAX, delete_batch: 1 };
 }

@@ -4,15 +4,17 @@ use super::scene::Draw;
 use parking_lot::Mutex;
 use pastfs::backup;
 use pastfs::clock::Time;
-use pastfs::event::{Observer, Silent, Stop};
+use pastfs::event::{Event, Observer, Silent, Stop};
 use pastfs::fault::Result;
 use pastfs::format::slot::Label;
 use pastfs::mount;
+use pastfs::prune::{self, Unused};
 use pastfs::repository::{Credential, InitOptions, OpenOptions, Repository, Snapshot};
 use pastfs::restore;
 use pastfs::seal::{Cipher, Compression};
 use pastfs::source::{self, Exclude};
 use pastfs::storage::{Costs, Listed, Local, Nature, Store};
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -136,13 +138,13 @@ impl Land {
 
     /// Opens it on a machine, which has a cache of its own.
     pub fn open(&self, machine: &str) -> Arc<Repository> {
-        self.open_store(self.store(), machine)
+        self.open_told(machine, Arc::new(Silent))
     }
 
-    pub fn open_store(&self, store: Arc<Distant>, machine: &str) -> Arc<Repository> {
-        // Not below `dir`, whose time is in the snapshots.
-        let options = OpenOptions { cache: self.cache(machine), observer: Arc::new(Silent) };
-        Repository::open(store, &key(), options).unwrap()
+    /// The same; warnings go to an observer.
+    pub fn open_told(&self, machine: &str, observer: Arc<dyn Observer>) -> Arc<Repository> {
+        let options = OpenOptions { cache: self.cache(machine), observer };
+        Repository::open(self.store(), &key(), options).unwrap()
     }
 
     pub fn cache(&self, machine: &str) -> PathBuf {
@@ -173,6 +175,24 @@ impl Land {
         let report = backup::run(&repository, options, &observer, &Stop::new()).unwrap();
         assert_eq!(report.unread_total, 0);
         assert!(report.snapshot.is_some());
+        repository.costs()
+    }
+
+    /// Prunes as a host; what it cost.
+    pub fn prune(&self, host: &str) -> Costs {
+        let options = prune::Options {
+            grace: 86_400,
+            max_unused: Unused::Share(0.05),
+            max_repack: u64::MAX,
+            now: false,
+            dry_run: false,
+            compression: Compression::default(),
+            host: host.as_bytes().to_vec(),
+            drop: HashSet::new(),
+        };
+        let repository = self.open(host);
+        let observer: Arc<dyn Observer> = Arc::new(Silent);
+        prune::run(&repository, &options, &observer, &Stop::new(), &mut |_| {}).unwrap();
         repository.costs()
     }
 
@@ -220,6 +240,18 @@ impl Land {
 impl Drop for Land {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Hears warnings.
+#[derive(Default)]
+pub struct Heard(pub Mutex<Vec<String>>);
+
+impl Observer for Heard {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Warning(text) = event {
+            self.0.lock().push(text.to_owned());
+        }
     }
 }
 

@@ -16,7 +16,7 @@ mod wire;
 use super::place::Place;
 use super::retry::Retry;
 use super::throttle::Throttle;
-use super::{Nature, Options, Store};
+use super::{Options, Store};
 use crate::fault::{Doing, Error, Result};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -29,8 +29,6 @@ const THREADS: usize = 2;
 const REQUESTS: usize = 32;
 /// Folders that one list asks for at a time, and objects that one call deletes, where each takes a request.
 const AT_A_TIME: usize = 16;
-/// Where one request tells of a folder, however long, and deletes one object.
-const ONE_BY_ONE: Nature = Nature { is_far: true, list_page: usize::MAX, delete_batch: 1 };
 
 /// Bytes a second in each direction, for all requests of a store together.
 #[derive(Debug)]

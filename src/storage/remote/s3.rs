@@ -25,11 +25,11 @@ const PARTS_FROM: usize = 64 << 20;
 const PART: usize = 16 << 20;
 /// Parts of an object that are sent at a time.
 const PARTS_AT_A_TIME: usize = 4;
-/// Objects that one request lists, or deletes.
-const PAGE: usize = 1000;
 /// Longest object of any S3 server (AWS: 5 TiB then, 48.8 TiB now): no range beyond it needs to be asked for, and some
 /// servers misread the numbers.
 const OBJECT_MAX: u64 = 1 << 46;
+/// Objects that one request lists, or deletes.
+const PAGE: usize = 1000;
 /// Where nobody says otherwise; servers other than AWS do not care.
 const REGION: &str = "us-east-1";
 
@@ -404,15 +404,14 @@ impl Store for S3 {
         })
     }
 
+    /// By one request for each 1,000 (DeleteObjects); one by one where the server does not know that, or some of them
+    /// did not go.
     fn delete_all(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| check_name(name))?;
-        block_on(async {
-            // By requests of 1,000 each.
-            let done = self.whole.delete_iter(names.iter().map(String::as_str)).await;
-            done.map_err(|e| {
-                self.failed(&e, || format!("deleting {} objects from {}", names.len(), self.location))
-            })
-        })
+        match block_on(async { Ok(self.whole.delete_iter(names.iter().map(String::as_str)).await) })? {
+            Ok(()) => Ok(()),
+            Err(_) => names.iter().try_for_each(|name| self.delete(name)),
+        }
     }
 
     fn nature(&self) -> Nature {

@@ -7,7 +7,7 @@
 
 use super::answer::Trouble;
 use super::session::{Session, Sessions, Use};
-use super::{AT_A_TIME, Limits, ONE_BY_ONE, block_on};
+use super::{AT_A_TIME, Limits, block_on};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
@@ -513,7 +513,7 @@ impl Store for Sftp {
     }
 
     fn nature(&self) -> Nature {
-        ONE_BY_ONE
+        Nature::FAR
     }
 
     /// Not: one server answers for all that was told it.
