@@ -37,6 +37,23 @@ pub struct Profile {
     pub key_file: Option<PathBuf>,
     /// Folder of all caches.
     pub cache: Option<PathBuf>,
+    /// Most bytes that the cache keeps of a repository elsewhere, as people write sizes.
+    pub cache_size: Option<String>,
+    /// At most so many KiB are sent a second.
+    pub limit_upload: Option<u64>,
+    /// At most so many KiB are fetched a second.
+    pub limit_download: Option<u64>,
+    /// File of certificates (PEM) that are trusted beside those of the system.
+    pub cacert: Option<PathBuf>,
+    /// Whether other machines may be spoken to without TLS.
+    #[serde(default)]
+    pub insecure_http: bool,
+    /// How ssh is called, for the shell.
+    pub ssh_command: Option<String>,
+    /// Who logs in to WebDAV, where the URL does not say.
+    pub webdav_user: Option<String>,
+    /// File with the password for WebDAV.
+    pub webdav_password_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -125,13 +142,18 @@ impl Profile {
         if keys.into_iter().filter(|k| *k).count() > 1 {
             return bad("names more than one of password-file, password-command and key-file");
         }
-        let files = [&self.password_file, &self.key_file, &self.cache];
-        let is_empty_path = files.into_iter().flatten().any(|p| p.as_os_str().is_empty());
-        let texts = self.repository.iter().chain(&self.replicas).chain(&self.password_command);
+        let is_empty_path = self.clone().paths().any(|p| p.as_os_str().is_empty());
+        let commands = [&self.password_command, &self.ssh_command, &self.webdav_user, &self.cache_size];
+        let texts = self.repository.iter().chain(&self.replicas).chain(commands.into_iter().flatten());
         if is_empty_path || texts.into_iter().any(String::is_empty) {
             return bad("has a value that is empty");
         }
         Ok(())
+    }
+
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let keys = [&mut self.password_file, &mut self.key_file, &mut self.webdav_password_file];
+        keys.into_iter().chain([&mut self.cache, &mut self.cacert]).flatten()
     }
 
     fn settle(&mut self, folder: &Path, home: Option<&Path>) {
@@ -139,7 +161,7 @@ impl Profile {
             (Ok(rest), Some(home)) => home.join(rest),
             _ => folder.join(path),
         };
-        for path in [&mut self.password_file, &mut self.key_file, &mut self.cache].into_iter().flatten() {
+        for path in self.paths() {
             *path = settled(path);
         }
         // What has a scheme is no path.

@@ -105,7 +105,7 @@ pub struct Global {
     #[command(flatten)]
     far: Far,
     #[arg(skip)]
-    password: Option<Secret>,
+    passwords: Passwords,
     /// What the profile says, once it was read.
     #[arg(skip)]
     read: OnceLock<Profile>,
@@ -145,13 +145,25 @@ pub fn without_core_dumps() {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
 }
 
-/// Takes PASTFS_PASSWORD out of the environment, so that no program that we start inherits it. To be called
-/// while the process has one thread.
-pub fn take_password() -> Option<Secret> {
-    let password = std::env::var_os("PASTFS_PASSWORD")?;
-    // SAFETY: the first thing that the program does; no other thread reads or writes the environment yet.
-    unsafe { std::env::remove_var("PASTFS_PASSWORD") };
-    Some(Zeroizing::new(password.into_vec()))
+/// Passwords that were in the environment.
+#[derive(Default)]
+pub struct Passwords {
+    /// PASTFS_PASSWORD.
+    repository: Option<Secret>,
+    /// PASTFS_WEBDAV_PASSWORD.
+    webdav: Option<Secret>,
+}
+
+/// Takes passwords out of the environment, so that no program that we start inherits them. To be called while the process
+/// has one thread.
+pub fn take_passwords() -> Passwords {
+    let take = |name| {
+        let password = std::env::var_os(name)?;
+        // SAFETY: the first thing that the program does; no other thread reads or writes the environment yet.
+        unsafe { std::env::remove_var(name) };
+        Some(Zeroizing::new(password.into_vec()))
+    };
+    Passwords { repository: take("PASTFS_PASSWORD"), webdav: take("PASTFS_WEBDAV_PASSWORD") }
 }
 
 /// How often a password is asked for at the prompt.
@@ -164,9 +176,9 @@ pub enum Ask {
 }
 
 impl Global {
-    /// Adds what [`take_password`] found.
-    pub fn with_password(mut self, password: Option<Secret>) -> Self {
-        self.password = password;
+    /// Adds what [`take_passwords`] found.
+    pub fn with_passwords(mut self, passwords: Passwords) -> Self {
+        self.passwords = passwords;
         self
     }
 
@@ -195,12 +207,14 @@ impl Global {
     /// # Errors
     /// What reading the password for WebDAV brings.
     pub fn reach(&self) -> Result<storage::Options> {
+        let (profile, far) = (self.profile()?, &self.far);
         let env = |name| std::env::var_os(name).filter(|v| !v.is_empty());
         let user = env("PASTFS_WEBDAV_USER").map(|user| user.to_string_lossy().into_owned());
-        let password = match (env("PASTFS_WEBDAV_PASSWORD"), env("PASTFS_WEBDAV_PASSWORD_FILE")) {
-            (Some(password), _) => Some(Zeroizing::new(password.into_vec())),
+        let file = env("PASTFS_WEBDAV_PASSWORD_FILE").map(PathBuf::from);
+        let password = match (&self.passwords.webdav, file.as_ref().or(profile.webdav_password_file.as_ref()))
+        {
+            (Some(password), _) => Some(password.clone()),
             (None, Some(file)) => {
-                let file = Path::new(&file);
                 let doing = || format!("reading the password for WebDAV from {}", file.display());
                 Some(without_newline(File::open(file).and_then(read_secret).doing(doing)?))
             }
@@ -208,15 +222,27 @@ impl Global {
         };
         Ok(storage::Options {
             observer: Progress::warnings(self),
-            limit_upload: self.far.limit_upload,
-            limit_download: self.far.limit_download,
-            insecure_http: self.far.insecure_http,
-            cacert: self.far.cacert.clone(),
-            ssh_command: self.far.ssh_command.clone(),
-            webdav_user: user,
+            limit_upload: far.limit_upload.or(profile.limit_upload),
+            limit_download: far.limit_download.or(profile.limit_download),
+            insecure_http: far.insecure_http || profile.insecure_http,
+            cacert: far.cacert.as_ref().or(profile.cacert.as_ref()).cloned(),
+            ssh_command: far.ssh_command.clone().or_else(|| profile.ssh_command.as_ref().map(OsString::from)),
+            webdav_user: user.or_else(|| profile.webdav_user.clone()),
             webdav_password: password,
             ..storage::Options::default()
         })
+    }
+
+    /// Bounds what is kept of a far repository, where somebody says so.
+    fn bounded(&self, repository: Arc<Repository>) -> Result<Arc<Repository>> {
+        let size = match (self.cache_size, &self.profile()?.cache_size) {
+            (None, Some(text)) => Some(super::words::parse_size(text).map_err(Error::misuse)?),
+            (size, _) => size,
+        };
+        if let Some(bytes) = size {
+            repository.bound_cache(bytes);
+        }
+        Ok(repository)
     }
 
     /// What the profile says. The one called `default` speaks of its own repository only.
@@ -280,7 +306,7 @@ impl Global {
         if let Some(path) = &self.password_file {
             return read_password_file(path);
         }
-        if let Some(password) = &self.password {
+        if let Some(password) = &self.passwords.repository {
             return password_credential(password.clone(), || "PASTFS_PASSWORD".into());
         }
         let env = |name| std::env::var_os(name).filter(|v| !v.is_empty());
@@ -364,10 +390,7 @@ impl Global {
     ) -> Result<Arc<Repository>> {
         let options = OpenOptions { cache: self.cache()?, observer };
         let repository = Repository::open_or_replica(store, credential, options, self.spares()?)?;
-        if let Some(bytes) = self.cache_size {
-            repository.bound_cache(bytes);
-        }
-        Ok(repository)
+        self.bounded(repository)
     }
 
     /// Opens the repository and a replica of it, by which it is opened where what opens it is damaged.
@@ -427,10 +450,7 @@ impl Global {
         observer: Arc<dyn Observer>,
     ) -> Result<Arc<Repository>> {
         let repository = Repository::open(store, credential, OpenOptions { cache: self.cache()?, observer })?;
-        if let Some(bytes) = self.cache_size {
-            repository.bound_cache(bytes);
-        }
-        Ok(repository)
+        self.bounded(repository)
     }
 
     /// Opens the repository for a command that shows no progress, but prints warnings.

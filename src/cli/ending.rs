@@ -13,7 +13,7 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
     (0, "done"),
     (1, "failed; find: nothing matches; diff --exit-code: there are differences"),
     (2, "usage: the command line makes no sense, nothing was done"),
-    (3, "done, but some of the source data was not read (restore: not written)"),
+    (3, "done, but some of the source data was not read (restore: not written; replicate: not copied)"),
     (4, "findings: something in the repository is damaged"),
     (10, "there is no repository"),
     (12, "wrong password or key file"),

@@ -101,15 +101,15 @@ pub fn command() -> clap::Command {
 /// Runs the program: parses the arguments of this process, does what they say, tells how it ended.
 pub fn main() -> ! {
     // First of all, as there is only one thread yet.
-    let password = access::take_password();
+    let passwords = access::take_passwords();
     access::without_core_dumps();
     let command = command();
     let args: Vec<OsString> = std::env::args_os().collect();
     let is_command = |word: &str| word == "help" || command.find_subcommand(word).is_some();
     let code = match fstab::Call::of(&args, is_command) {
-        None => run(command, &args, password, false),
+        None => run(command, &args, passwords, false),
         Some(call) => fstab::code_of(match call.and_then(|c| Ok((c.command_line(&command)?, c.fake))) {
-            Ok((line, fake)) => run(command, &line, password, fake),
+            Ok((line, fake)) => run(command, &line, passwords, fake),
             Err(error) => ending::report(&error, false),
         }),
     };
@@ -126,7 +126,7 @@ fn leave(code: u8) -> ! {
 }
 
 /// Gives the exit code; nothing is done where it is all `fake`.
-fn run(command: clap::Command, args: &[OsString], password: Option<access::Secret>, fake: bool) -> u8 {
+fn run(command: clap::Command, args: &[OsString], passwords: access::Passwords, fake: bool) -> u8 {
     let parse = |args: &[OsString]| {
         let mut matches = command.clone().try_get_matches_from(args)?;
         Cli::from_arg_matches_mut(&mut matches)
@@ -150,7 +150,7 @@ fn run(command: clap::Command, args: &[OsString], password: Option<access::Secre
     if fake {
         return Exit::Done.code();
     }
-    let global = cli.global.with_password(password);
+    let global = cli.global.with_passwords(passwords);
     let result = match cli.verb {
         Verb::Init(verb) => verb.run(&global),
         Verb::Key(verb) => verb.run(&global),

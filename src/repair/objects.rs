@@ -40,22 +40,22 @@ pub struct Broken {
     pub advice: &'static str,
 }
 
-const SNAPSHOT_LEFT: &str = "a machine that has listed the snapshot before can put it back: run this command there, or copy the \
-                             object back from another copy of the repository. With --drop-damaged it is removed: the \
+const SNAPSHOT_LEFT: &str = "a machine that has listed the snapshot before can put it back: run this command there, or \
+                             `pastfs repair from REPLICA`. With --drop-damaged it is removed: the \
                              snapshot is lost then, and a prune deletes what no other one needs";
 const SNAPSHOT_DROPPED: &str = "the snapshot is lost; a prune deletes what no other one needs";
 const FORGOTTEN_LEFT: &str =
     "the snapshot is forgotten, and goes with the next prune of this machine, or with --drop-damaged";
 const NOTE_LEFT: &str = "it may be a tag, a hold, or say that a snapshot is forgotten. A machine that has listed it before can put \
-                         it back: run this command there, or copy the object back from another copy of the repository. With \
+                         it back: run this command there, or `pastfs repair from REPLICA`. With \
                          --drop-damaged it is removed: what it said holds no more, so look at `pastfs snapshots` after it";
 const NOTE_DROPPED: &str =
     "what it said holds no more: look at `pastfs snapshots`, tag, hold and forget again what has to be";
 const CONFIG_LEFT: &str = "another config counts. With --drop-damaged that one is written anew with the highest number, and this one \
                            is removed";
 const CONFIG_DROPPED: &str = "the config that counts was written anew with the highest number";
-const KEY_LEFT: &str = "nothing that is stored is hit, but nobody can open the repository with this key: copy it back from another copy \
-                        of the repository, or make another one with `pastfs key add` for whom it was";
+const KEY_LEFT: &str = "nothing that is stored is hit, but nobody can open the repository with this key: `pastfs repair \
+                        from REPLICA` brings it back; else make another one with `pastfs key add` for whom it was";
 const OTHER_LEFT: &str =
     "it is not damaged, or may not be: nothing is deleted that another program, or another day, can read";
 

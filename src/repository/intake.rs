@@ -6,41 +6,28 @@
 //! The entries that name what was taken in are this key's own, in segments of this store: what the source's segments say of
 //! times and retirements is true there alone.
 
-use super::lease::{self, Begun, Held};
+use super::copying::{Run, SPOILED};
+use super::lease;
 use super::listing::{ListedNote, Listing, manifest_name};
 use super::reader::pack_name;
 use super::stages::{Frames, Stages};
-use super::survey::{id_of, is_finding};
+use super::survey::is_finding;
+use super::target::Target;
 use super::writer::missing_packs;
 use super::{Need, Reader, Repository, Snapshot};
-use crate::event::{Event, Outcome, Stop};
+use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
-use crate::format::pack::{Header, PackEntry, Space};
-use crate::format::parity::Description;
+use crate::format::pack::Space;
 use crate::format::snapshot::Action;
-use crate::id::{ChunkId, PackId, SessionId, SnapshotId};
-use crate::index::{Claims, Mark, Seen};
-use crate::pack::open_frame;
-use crate::parity;
-use crate::seal::{Compression, Decompressor, Role};
-use crossbeam_channel::{Receiver, bounded};
+use crate::id::{ChunkId, PackId, SnapshotId};
+use crate::index::{Mark, Seen};
+use crate::seal::{Compression, Role};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// What the lease says that it is for.
-const PURPOSE: &str = "replicate";
-/// How often a session is begun, as of a backup.
-const BEGINNINGS: usize = 3;
-/// Packs on their way at a time. Each is in memory while it is proven, 32 MiB as a rule.
-const COPIES: usize = 4;
-/// Packs that one segment names at most, and how often one is published while packs come (B5).
-const SEGMENT_PACKS: usize = 8;
-const SEGMENT_EVERY: Duration = Duration::from_secs(60);
 /// Raw bytes from which on a frame is of small files; see `mover.rs`.
 const SMALL_FROM: u32 = 256 << 10;
 
@@ -88,24 +75,6 @@ enum Took {
     Anew,
 }
 
-/// Where things go: a store that is there.
-struct Target {
-    repository: Arc<Repository>,
-    claims: Claims,
-    /// None in a dry run.
-    lease: Option<Held>,
-    session: SessionId,
-    listing: Listing,
-    /// Packs that are there, whether a segment names them or not.
-    packs: HashMap<PackId, u64>,
-    parity: HashSet<String>,
-    /// Packs that cannot come as they are: a prune has ended them there, or something else has their name.
-    spoiled: HashSet<PackId>,
-    /// Packs of others that were looked at already (B6).
-    looked: HashSet<PackId>,
-    stages: Option<Stages>,
-}
-
 /// A run of replication.
 pub struct Intake {
     source: Arc<Repository>,
@@ -120,6 +89,8 @@ pub struct Intake {
     over: HashSet<PackId>,
     /// Pages of trees below which all was seen to.
     seen: Seen,
+    /// Snapshots of the target whose pages are among these.
+    covered: HashSet<SnapshotId>,
     taken: Taken,
     /// What is damaged in the target is replaced.
     replaces: bool,
@@ -147,7 +118,13 @@ impl Intake {
         source.sync_index()?;
         let target = match target {
             None => None,
-            Some(target) => Some(Target::begin(target, host, distrust, is_dry)?),
+            Some(target) => {
+                let mut target = Target::begin(target, host, distrust, is_dry)?;
+                let here: HashSet<SnapshotId> = listing.manifests.iter().map(|s| s.id).collect();
+                target.bases = target.listing.live();
+                target.bases.retain(|s| here.contains(&s.id) && target.repository.believes(s));
+                Some(target)
+            }
         };
         Ok(Self {
             source: source.clone(),
@@ -158,6 +135,7 @@ impl Intake {
             planned_bytes: 0,
             over: HashSet::new(),
             seen: source.index()?.seen()?,
+            covered: HashSet::new(),
             taken: Taken::default(),
             replaces: false,
             is_dry,
@@ -241,6 +219,7 @@ impl Intake {
     /// # Errors
     /// What the stores say where it is not about what is read; `Stopped`.
     pub fn walk(&mut self, s: &Snapshot) -> Result<bool> {
+        self.cover(s)?;
         let (reader, stop) = (self.reader.clone(), self.stop.clone());
         let walked = reader.needs(s, &stop, &mut |what| match what {
             Need::Page(id) => {
@@ -257,12 +236,42 @@ impl Intake {
             Ok(()) => Ok(true),
             Err(e) if is_finding(&e) => {
                 // Pages were noted below which something is lost: others that have them must meet it too.
-                self.seen = self.source.index()?.seen()?;
+                self.forget_pages()?;
                 self.taken.left.push((s.id, e));
                 Ok(false)
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// What the next snapshot of the target has is there, as what a backup takes over from its parent: it was listed under our
+    /// lease, and no note forgets it. Its pages are read, and none of what they name is looked up.
+    fn cover(&mut self, s: &Snapshot) -> Result<()> {
+        let Some(target) = &self.target else { return Ok(()) };
+        let of_host = |b: &&Arc<Snapshot>| b.manifest.host == s.manifest.host;
+        let distance = |b: &&Arc<Snapshot>| b.manifest.time.seconds.abs_diff(s.manifest.time.seconds);
+        let Some(base) = target.bases.iter().filter(of_host).min_by_key(distance).cloned() else {
+            return Ok(());
+        };
+        if !self.covered.insert(base.id) {
+            return Ok(());
+        }
+        let walked = self.reader.needs(&base, &self.stop, &mut |what| match what {
+            Need::Page(id) => Ok(self.seen.get(&id)?.is_none() && self.seen.set(&id, DONE).map(|()| true)?),
+            Need::Content(..) => Ok(true),
+        });
+        match walked {
+            // What cannot be read here is there all the same.
+            Err(e) if is_finding(&e) => Ok(()),
+            walked => walked,
+        }
+    }
+
+    /// Pages that were met may not be below which all was seen to.
+    fn forget_pages(&mut self) -> Result<()> {
+        self.covered.clear();
+        self.seen = self.source.index()?.seen()?;
+        Ok(())
     }
 
     fn see_to(&mut self, space: Space, id: &ChunkId) -> Result<()> {
@@ -293,7 +302,7 @@ impl Intake {
                 return self.commit(&batch);
             }
             // Some packs could not come: what was to come from them is looked for elsewhere.
-            self.seen = self.source.index()?.seen()?;
+            self.forget_pages()?;
             let mut whole = Vec::new();
             for s in batch {
                 if self.walk(&s)? {
@@ -549,71 +558,8 @@ impl Intake {
     }
 }
 
-/// What to do about an object of the target that has the name of another.
-const SPOILED: &str = "an object of this name is there, and is damaged: repair that repository with this one as its replica \
-                       (`pastfs repair --from`), then replicate again";
-
 fn again(e: Error) -> Result<Again> {
     if lease::is_lost(&e) { Ok(Some((HashSet::new(), e))) } else { Err(e) }
-}
-
-impl Target {
-    fn begin(
-        repository: &Arc<Repository>,
-        host: &[u8],
-        distrust: HashSet<PackId>,
-        is_dry: bool,
-    ) -> Result<Self> {
-        let (lease, listing) = match is_dry {
-            true => {
-                let listing = repository.list()?;
-                repository.sync_index()?;
-                (None, listing)
-            }
-            false => {
-                let mut tries = 1;
-                let (lease, listing) = loop {
-                    match Self::lease(repository, host) {
-                        Err(e) if lease::is_lost(&e) && tries < BEGINNINGS => tries += 1,
-                        done => break done?,
-                    }
-                };
-                (Some(lease), listing)
-            }
-        };
-        let index = repository.index()?;
-        let mut spoiled: HashSet<PackId> = index.retirements().iter().map(|(_, r)| r.pack).collect();
-        let mut packs = HashMap::new();
-        for listed in repository.store.list("packs/")? {
-            if let Some(id) = id_of(&listed.name, PackId::from_hex, pack_name) {
-                packs.insert(id, listed.size);
-            }
-        }
-        let parity = repository.store.names("parity/")?.into_iter().collect();
-        spoiled.extend(distrust.iter().filter(|id| packs.contains_key(*id)).copied());
-        Ok(Self {
-            claims: Claims::new(index.clone(), distrust),
-            session: lease.as_ref().map_or(SessionId([0; 16]), Held::session),
-            repository: repository.clone(),
-            lease,
-            listing,
-            packs,
-            parity,
-            spoiled,
-            looked: HashSet::new(),
-            stages: None,
-        })
-    }
-
-    /// B1: lease 0, notes, snapshots, segments, lease 1.
-    fn lease(repository: &Arc<Repository>, host: &[u8]) -> Result<(Held, Listing)> {
-        let begun = Begun::begin(repository, host, PURPOSE)
-            .doing(|| format!("registering with the repository in {}", repository.location()))?;
-        let listing = repository.list()?;
-        repository.sync_index()?;
-        let held = begun.seen(repository.index()?.sweeps()?, listing.forgets())?;
-        Ok((held, listing))
-    }
 }
 
 impl Repository {
@@ -637,196 +583,5 @@ impl Repository {
             true => Ok((object, Snapshot::new(*id, manifest, author))),
             false => Err(Error::damaged("it is not what its name says")),
         }
-    }
-}
-
-/// What the copying threads share.
-struct Run<'a> {
-    source: &'a Repository,
-    target: &'a Target,
-    stop: &'a Stop,
-    /// Whether a full key promised what is said of each.
-    planned: &'a HashMap<PackId, bool>,
-    /// Entries of packs that are durable and that no segment names yet, and since when there are any.
-    ready: Mutex<(Vec<PackEntry>, Instant)>,
-    /// Of each pack: bytes that were copied, none where it was there already, or what is wrong with it.
-    done: Mutex<Vec<(PackId, Result<Option<u64>>)>>,
-    /// What ends the run.
-    failed: Mutex<Option<Error>>,
-}
-
-impl Run<'_> {
-    /// Copies what `entries` feeds.
-    fn copy_all(&self, entries: super::examine::Entries<'_>) -> Result<()> {
-        let (send, queue) = bounded::<PackEntry>(COPIES);
-        thread::scope(|scope| -> Result<()> {
-            for _ in 0..COPIES {
-                let queue: Receiver<PackEntry> = queue.clone();
-                let work = move || {
-                    for entry in queue {
-                        if self.failed.lock().is_some() {
-                            continue;
-                        }
-                        if let Err(e) = self.copy(entry) {
-                            self.failed.lock().get_or_insert(e);
-                        }
-                    }
-                };
-                let thread = thread::Builder::new().name("replicate".into()).spawn_scoped(scope, work);
-                thread.doing(|| "starting a thread")?;
-            }
-            drop(queue);
-            let fed = entries(&|entry| send.send(entry).is_ok() && self.failed.lock().is_none());
-            drop(send);
-            fed
-        })
-    }
-
-    fn copy(&self, entry: PackEntry) -> Result<()> {
-        let (pack, name) = (entry.pack, pack_name(&entry.pack));
-        let observer = &self.source.observer;
-        observer.event(Event::Started(Path::new(&name)));
-        let copied = self.take(&entry)?;
-        let is_there = copied.is_ok();
-        self.done.lock().push((pack, copied));
-        observer.event(Event::Finished { path: Path::new(&name), outcome: Outcome::Verified, file: true });
-        if !is_there {
-            return Ok(());
-        }
-        let due = {
-            let mut ready = self.ready.lock();
-            if ready.0.is_empty() {
-                ready.1 = Instant::now();
-            }
-            ready.0.push(entry);
-            ready.0.len() >= SEGMENT_PACKS || ready.1.elapsed() >= SEGMENT_EVERY
-        };
-        if due { self.flush() } else { Ok(()) }
-    }
-
-    /// Publishes what is ready (B5).
-    fn flush(&self) -> Result<()> {
-        let entries = std::mem::take(&mut self.ready.lock().0);
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let to = &self.target.repository;
-        let published = to.publish(self.target.session, &entries, &[])?;
-        to.index()?.apply(vec![published.applied], &[], Vec::new())
-    }
-
-    /// Brings one pack over. The inner error is about the pack alone.
-    fn take(&self, entry: &PackEntry) -> Result<Result<Option<u64>>> {
-        self.stop.check()?;
-        let (to, name) = (&self.target.repository, pack_name(&entry.pack));
-        let heals = super::healing::parity_name(&entry.pack);
-        let is_there = self.target.packs.get(&entry.pack) == Some(&entry.size);
-        // What this key signs it must have proven, or another full key.
-        let is_promised = self.planned.get(&entry.pack) == Some(&true);
-        if is_there && is_promised && (to.config.parity == 0 || self.target.parity.contains(&heals)) {
-            // An earlier run was ended before it could name it. It was proven then, and put whole or not at all.
-            return Ok(Ok(None));
-        }
-        let bytes = match self.proven(entry)? {
-            Ok(bytes) => bytes,
-            Err(e) => return Ok(Err(e)),
-        };
-        match to.store.put(&name, &bytes) {
-            Err(e) if e.fault() == Fault::Damaged => return Ok(Err(e.hint(SPOILED))),
-            put => put.doing(|| format!("storing a pack in {}", to.location()))?,
-        }
-        self.copy_parity(entry, &bytes)?;
-        // It is this session's own now, and need not be looked for (B6).
-        self.target.claims.wrote(entry.pack);
-        self.source.observer.event(Event::Bytes(entry.size));
-        Ok(Ok(Some(entry.size)))
-    }
-
-    /// The bytes of a pack, which are what its name says, and in which every chunk is what the entry says.
-    fn proven(&self, entry: &PackEntry) -> Result<Result<Vec<u8>>> {
-        let from = self.source;
-        let read = from.store.get(&pack_name(&entry.pack), Kind::Pack.limit());
-        let bytes = match read.and_then(|bytes| match PackId::of_object(&bytes) == entry.pack {
-            true => Ok(Arc::new(bytes)),
-            false => Err(Error::damaged("it is not what its name says")),
-        }) {
-            Ok(bytes) => bytes,
-            Err(e) if is_finding(&e) || e.fault() == Fault::Missing => match from.healed(&entry.pack)? {
-                Some(bytes) => bytes,
-                None => return Ok(Err(e)),
-            },
-            Err(e) => {
-                return Err(e.while_(format!("reading {} of {}", pack_name(&entry.pack), from.location())));
-            }
-        };
-        let proven = from.prove_chunks(entry, &bytes);
-        if let Err(e) = proven {
-            return if is_finding(&e) { Ok(Err(e)) } else { Err(e) };
-        }
-        Ok(Ok(Arc::unwrap_or_clone(bytes)))
-    }
-
-    /// What heals the pack: as the source has it, where that is right; else anew, where the repository has any.
-    fn copy_parity(&self, entry: &PackEntry, pack: &[u8]) -> Result<()> {
-        let (from, to) = (self.source, &self.target.repository);
-        let name = super::healing::parity_name(&entry.pack);
-        let object = match from.store.get(&name, Kind::Parity.limit()) {
-            Ok(object) => Description::of_object(&object)
-                .ok()
-                .filter(|d| (d.pack, d.size) == (entry.pack, entry.size))
-                .and_then(|d| {
-                    let mut maker = parity::Maker::by(d).ok()?;
-                    maker.add(pack).ok()?;
-                    maker.finish().ok().filter(|made| *made == object)
-                }),
-            Err(e) if is_finding(&e) || e.fault() == Fault::Missing => None,
-            Err(e) => return Err(e.while_(format!("reading {name} of {}", from.location()))),
-        };
-        match object {
-            Some(object) => to.store.put(&name, &object).or_else(|e| match e.fault() {
-                // Of a time when there was more or less parity, and as good; or damaged, which a check tells.
-                Fault::Damaged => Ok(()),
-                _ => Err(e),
-            }),
-            None => to.put_parity(&entry.pack, pack).map(drop),
-        }
-        .doing(|| format!("storing {name} in {}", to.location()))
-    }
-}
-
-impl Repository {
-    /// Opens each frame of a pack and computes the ids of its chunks: they must be what the entry says.
-    ///
-    /// # Errors
-    /// `Damaged` where they are not; `Denied` with a key that cannot read.
-    fn prove_chunks(&self, entry: &PackEntry, pack: &[u8]) -> Result<()> {
-        let wrong = || Error::damaged("it does not hold what the index says");
-        if entry.size != pack.len() as u64 || pack.get(..entry.header.len()) != Some(&entry.header[..]) {
-            return Err(wrong());
-        }
-        let space = Header::decode(&entry.header)?.0.space;
-        let cipher = self.keys.open_pack(&entry.header)?;
-        let mut decompressor = Decompressor::new()?;
-        let (mut at, mut ids) = (entry.header.len(), entry.ids.as_slice());
-        for (number, frame) in entry.frames.iter().enumerate() {
-            let sealed =
-                pack.get(at..).and_then(|rest| rest.get(..frame.sealed_len as usize)).ok_or_else(wrong)?;
-            at += sealed.len();
-            let raw = open_frame(
-                &cipher,
-                &entry.header,
-                number as u64,
-                sealed.to_vec(),
-                frame.raw_len(),
-                &mut decompressor,
-            )?;
-            let chunks = self.chunk_ids(space, &raw, &frame.chunks)?;
-            let (these, rest) = ids.split_at_checked(chunks.len()).ok_or_else(wrong)?;
-            ids = rest;
-            if !chunks.iter().map(|(id, _)| id).eq(these) {
-                return Err(Error::damaged("the content is not what its id says"));
-            }
-        }
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod away;
+mod copying;
 mod examine;
 mod far;
 mod healing;
@@ -35,6 +36,7 @@ mod stages;
 mod survey;
 mod sweep;
 mod synced;
+mod target;
 #[cfg(test)]
 mod tests;
 mod vanished;
@@ -334,7 +336,11 @@ impl Repository {
     /// Keeps a pack that was just stored, if it is one of trees: the next backup reads them.
     fn keep_trees(&self, pack: &Finished) {
         let is_trees = Header::decode(&pack.entry.header).is_ok_and(|(h, _)| h.space == Space::Trees);
-        if is_trees && let Some(near) = self.near() {
+        // A writer reads none.
+        if is_trees
+            && self.keys.role != Role::Writer
+            && let Some(near) = self.near()
+        {
             // What cannot be kept is fetched.
             let _ = near.put(Shelf::Trees, &pack.entry.pack.hex(), 0, &pack.bytes);
         }
@@ -492,8 +498,8 @@ fn newest_config(
                 let e = e.while_(format!("reading config/{n} of {}", store.location()));
                 return Err(match e.fault() {
                     Fault::Damaged => e.hint(
-                        "nothing can be read without it, and all else may be whole: copy it back from another copy of the \
-                         repository",
+                        "nothing can be read without it, and all else may be whole: `pastfs repair from REPLICA` brings it \
+                         back",
                     ),
                     _ => e,
                 });

@@ -83,8 +83,8 @@ fn refused(place: &str, credential: &Credential, mut failed: Vec<Error>) -> Erro
     match failed.len() {
         0 => e,
         n => e.hint(format!(
-            "keys of this repository that are damaged: {n}. If this is one of them, use another one, or copy \
-             it back into keys/ from another copy of the repository"
+            "keys of this repository that are damaged: {n}. If this is one of them, use another one: \
+             `pastfs repair from REPLICA` then brings it back"
         )),
     }
 }

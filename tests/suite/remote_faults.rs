@@ -40,7 +40,7 @@ pub fn scene_at(name: &str, endpoint: &str) -> Scene {
 }
 
 /// An empty repository on Ceph behind a proxy.
-fn scene(name: &str) -> (Scene, Proxy) {
+pub fn scene(name: &str) -> (Scene, Proxy) {
     let proxy = Proxy::http(s3().address());
     (scene_at(name, &proxy.endpoint()), proxy)
 }

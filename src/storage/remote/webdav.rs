@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const QUESTION: &str = r#"<?xml version="1.0" encoding="utf-8"?><D:propfind xmlns:D="DAV:"><D:prop><D:resourcetype/><D:getcontentlength/><D:getlastmodified/></D:prop></D:propfind>"#;
 /// Longest answer about one folder: some 300 bytes for each of its objects, of which a folder of ours has thousands.
 const ANSWER_MAX: usize = 256 << 20;
+/// Room that is made for a part of an object before it comes.
+const BELIEVED: usize = 16 << 20;
 /// Longest text of a refusal that is read.
 const REFUSAL_MAX: usize = 64 << 10;
 /// How old a temporary file must be before it counts as left by a dead writer: longer than any put takes.
@@ -173,20 +175,33 @@ impl WebDav {
 
     /// Makes a folder, and those above it. Who finds one there has what they want.
     async fn make_folder(&self, folder: &str) -> Answered<()> {
-        // 405: it is there. 409: the one above it is not.
-        match self.tell(self.request("MKCOL", &format!("{folder}/")), Bytes::new(), &[405, 409]).await? {
-            409 => {}
-            _ => return Ok(()),
+        if self.make_one(folder).await? {
+            return Ok(());
         }
         match folder.rsplit_once('/') {
             Some((above, _)) => Box::pin(self.make_folder(above)).await?,
-            None if folder.is_empty() => {
-                return Err(Trouble::new(Fault::Missing, "the folder above it is not there")
-                    .hint("make it first: only the last folder of the URL is made here"));
-            }
-            None => Box::pin(self.make_folder("")).await?,
+            None if !folder.is_empty() => Box::pin(self.make_folder("")).await?,
+            None => {}
         }
-        self.tell(self.request("MKCOL", &format!("{folder}/")), Bytes::new(), &[405]).await.map(drop)
+        match self.make_one(folder).await? {
+            true => Ok(()),
+            false => Err(Trouble::new(Fault::Missing, "the folder above it is not there")
+                .hint("make it first: only the last folder of the URL is made here")),
+        }
+    }
+
+    /// Makes one folder; `false` if the one above it is not there.
+    async fn make_one(&self, folder: &str) -> Answered<bool> {
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        // 405: it is there. 409: the one above it is not.
+        match self.tell(self.request("MKCOL", &folder), Bytes::new(), &[405, 409]).await {
+            // Apache's words for one that somebody else made in the same moment.
+            Err(refused) if refused.fault == Fault::Denied => {
+                let found = self.find(&folder, 0).await?.unwrap_or_default();
+                if found.first().is_some_and(|m| m.is_folder) { Ok(true) } else { Err(refused) }
+            }
+            status => Ok(status? != StatusCode::CONFLICT),
+        }
     }
 
     async fn write(&self, name: &str, bytes: &[u8]) -> Answered<bool> {
@@ -196,8 +211,8 @@ impl WebDav {
         let temporary = format!("{TEMPORARY}/{}", hex(&clock::random_array::<16>()));
         let body = Bytes::copy_from_slice(bytes);
         let put = || self.request("PUT", &temporary).header(header::CONTENT_TYPE, "application/octet-stream");
-        // Apache says 404 or 409 where the folder is not there, nginx 409.
-        if matches!(self.tell(put(), body.clone(), &[404, 409]).await?, 404 | 409) {
+        // Where the folder is not there Apache says 409, and nginx 500.
+        if matches!(self.tell(put(), body.clone(), &[404, 409, 500]).await?, 404 | 409 | 500) {
             self.make_folder(TEMPORARY).await?;
             self.tell(put(), body, &[]).await?;
         }
@@ -401,8 +416,8 @@ impl Store for WebDav {
                     false => Err(truncated(size)),
                 };
             };
-            let mut bytes = Vec::new();
-            bytes.try_reserve_exact(length).map_err(|e| Trouble::new(Fault::Full, e.to_string()))?;
+            // A wild length is not believed before so much has come.
+            let mut bytes = Vec::with_capacity(length.min(BELIEVED));
             let mut pieces = self.read(name, Some((offset, end))).await?;
             while let Some(piece) = pieces.next().await {
                 bytes.extend_from_slice(&piece?);

@@ -82,7 +82,7 @@ fn a_note_that_says_something_new(play: &Play) {
 }
 
 fn a_feature_that_who_deletes_must_know(play: &Play) {
-    added(play, |author| author.config(2, |config| config.features[2] = vec![b"second references".to_vec()]));
+    added(play, |author| author.config(3, |config| config.features[2] = vec![b"second references".to_vec()]));
 }
 
 /// A snapshot whose root has a field that may name more chunks.
