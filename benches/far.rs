@@ -2,6 +2,8 @@
 //! output how to reach it, and then, for each line of its input, what was asked since the line before; ends with its input.
 //!
 //!   cargo bench --bench far -- [ROUND_TRIP_MS [MB_A_SECOND]]
+//!
+//! With LINES_OF_REQUESTS in its environment it also prints those lines to its standard error.
 
 #[path = "../tests/suite/servers/mod.rs"]
 mod servers;
@@ -27,11 +29,15 @@ fn main() {
         plan.round_trip = Duration::from_millis(numbers.first().copied().unwrap_or(20));
         plan.bandwidth = numbers.get(1).map(|mb| mb * 1_000_000);
     });
+    if std::env::var_os("LINES_OF_REQUESTS").is_some() {
+        proxy.keep_lines();
+    }
     for line in std::io::stdin().lock().lines() {
         if line.is_err() {
             return;
         }
         let asked = proxy.forget_asked();
+        asked.lines.iter().for_each(|line| eprintln!("{line}"));
         let methods: Vec<String> =
             asked.by_method.iter().map(|(method, n)| format!("{method}:{n}")).collect();
         let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);

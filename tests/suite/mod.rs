@@ -50,6 +50,7 @@ mod same_tick;
 mod scene;
 mod selection;
 mod servers;
+mod servers_work;
 mod soak;
 mod stats;
 mod stores;

@@ -5,13 +5,11 @@
 //! Nobody has to stop them: a watchdog ends what is left and removes the folder as soon as the test program is gone, however
 //! it went. A server whose program is missing fails the test that asks for it, in words; `make test` installs them.
 
-// What no test has asked for yet.
+// `benches/far.rs` uses a part of it.
 #![allow(dead_code, unused_imports)]
 
 mod apache;
 mod ceph;
-#[cfg(test)]
-mod promises;
 pub mod proxy;
 mod sshd;
 mod tls;

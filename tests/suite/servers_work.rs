@@ -1,8 +1,8 @@
 //! What the servers of the tests promise themselves.
 
-use super::proxy::{Failure, Plan, Proxy};
-use super::{Process, Sftp, WebDav, curl, s3, sftp, webdav};
-use crate::suite::scene::soon;
+use super::scene::soon;
+use super::servers::proxy::{Failure, Plan, Proxy};
+use super::servers::{Process, Sftp, WebDav, curl, s3, sftp, webdav};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -108,7 +108,7 @@ fn servers_go_with_the_test_program_even_if_it_is_killed() {
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "--nocapture", "--test-threads=1"]).env(HOLDS, "1");
-    command.arg("suite::servers::promises::servers_go_with_the_test_program_even_if_it_is_killed");
+    command.arg("suite::servers_work::servers_go_with_the_test_program_even_if_it_is_killed");
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let line = lines.find(|l| l.starts_with("serves ")).expect("it says what it serves");
