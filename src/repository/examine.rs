@@ -18,6 +18,10 @@ use std::thread;
 /// Bytes that are asked of the store at a time: memory is this and a frame for each thread, and what was read is hashed and
 /// opened while it is in the processor's cache.
 const RANGE: u64 = 1 << 20;
+/// The same of a far store, where each time is a journey.
+const RANGE_FAR: u64 = 8 << 20;
+/// Packs that are read of a far store at a time: most of the time they are on their way.
+const THREADS_FAR: usize = 8;
 /// What is said of a pack whose damage its parity makes up for.
 const HEALED: &str = "it is damaged, and its parity heals what is needed";
 
@@ -96,7 +100,10 @@ impl Repository {
         each: &(dyn Fn(PackEntry, Examined) + Sync),
         entries: Entries<'_>,
     ) -> Result<()> {
-        let cores = thread::available_parallelism().map_or(2, usize::from);
+        let cores = match self.is_far() {
+            true => THREADS_FAR,
+            false => thread::available_parallelism().map_or(2, usize::from),
+        };
         // One waits for each: entries of big packs take some 100 KiB of memory.
         let (send, queue) = bounded::<PackEntry>(cores);
         let failed: Mutex<Option<Error>> = Mutex::new(None);
@@ -224,9 +231,10 @@ impl Repository {
         let (mut at, mut buffer, mut start, mut end) = (header.len() as u64, Vec::new(), 0u64, 0u64);
         let mut unread = None;
         self.store.prefetch(&name, 0, size);
+        let range = if self.is_far() { RANGE_FAR } else { RANGE };
         while end < size {
             stop.check()?;
-            let n = RANGE.min(size - end);
+            let n = range.min(size - end);
             match self.store.range(&name, end, n as usize) {
                 Ok(bytes) => {
                     hasher.update(&bytes);

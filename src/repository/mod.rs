@@ -336,7 +336,11 @@ impl Repository {
     /// Keeps a pack that was just stored, if it is one of trees: the next backup reads them.
     fn keep_trees(&self, pack: &Finished) {
         let is_trees = Header::decode(&pack.entry.header).is_ok_and(|(h, _)| h.space == Space::Trees);
-        if is_trees && let Some(near) = self.near() {
+        // A writer reads none.
+        if is_trees
+            && self.keys.role != Role::Writer
+            && let Some(near) = self.near()
+        {
             // What cannot be kept is fetched.
             let _ = near.put(Shelf::Trees, &pack.entry.pack.hex(), 0, &pack.bytes);
         }

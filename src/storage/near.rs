@@ -142,7 +142,7 @@ impl Near {
                     false
                 }
                 None => {
-                    *credit = self.limit / SWEEP_PART;
+                    *credit = (self.limit / SWEEP_PART).saturating_sub(len);
                     true
                 }
             }

@@ -28,7 +28,9 @@ fn run(line: &str) {
 /// then it is made again.
 fn unchanged(land: &Land, host: &str) -> Costs {
     let mut tries = (0..20).map(|_| land.backup(host));
-    tries.find(|costs| costs.of("packs", Deed::Put) == 0).expect("a moment in which nothing changes")
+    tries
+        .find(|costs| costs.of("packs", Deed::Put) + costs.of("packs", Deed::Look) == 0)
+        .expect("a moment in which nothing changes")
 }
 
 #[test]
@@ -65,8 +67,12 @@ fn what_is_counted_is_what_s3_is_asked() {
         (counted, told["store"].clone())
     };
     backup();
-    let mut tries = (0..20).map(|_| backup());
-    let (requests, store) = tries.find(|(_, s)| s["packs"]["put"].is_null()).expect("nothing changes");
+    let mut tries = (0..40).map(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        backup()
+    });
+    // What changed within 2 seconds before the last one, as a folder above may, is read again, and its pack looked for.
+    let (requests, store) = tries.find(|(_, s)| s["packs"].is_null()).expect("nothing changes");
     assert!(requests <= 12, "{requests}: {store}");
 }
 

@@ -10,6 +10,7 @@ mod deaths;
 mod errors;
 mod eviction;
 mod far;
+mod far_crowd;
 mod faults;
 mod fidelity;
 mod forgetting;

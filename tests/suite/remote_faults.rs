@@ -7,7 +7,6 @@ use super::servers::{Gateway, s3};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,8 +30,8 @@ fn environment(scene: &mut Scene, endpoint: &str, bucket: &str, (access, secret)
     ];
 }
 
-/// An empty repository at this endpoint.
-fn scene_at(name: &str, endpoint: &str) -> Scene {
+/// An empty repository on Ceph, at this endpoint.
+pub fn scene_at(name: &str, endpoint: &str) -> Scene {
     let s3 = s3();
     let mut scene = Scene::bare(name);
     environment(&mut scene, endpoint, &s3.bucket, (&s3.access_key, &s3.secret_key));
@@ -59,6 +58,8 @@ fn days(scene: &Scene) {
         fill(&scene.source(), 40, 30_000, day);
         scene.backup(&[]);
     }
+    // Where lists are late it takes a while to show.
+    soon("the snapshots are listed", || scene.snapshots().len() >= 3);
     let oldest = scene.snapshots()[0]["id"].as_str().unwrap().to_owned();
     scene.run(["forget", "-q", &oldest]).ok();
     for _ in 0..2 {
@@ -152,16 +153,14 @@ fn says_for_a_while(failure: Failure, time: Duration) {
         sent(&proxy, before, (BIG / 4) as u64);
         away();
     });
-    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let days = scope.spawn(|| {
             fill(&scene.source(), 16, 3000, 2);
             days(&scene);
             nothing_is_lost(&scene);
-            is_over.store(true, Ordering::SeqCst);
         });
-        while !is_over.load(Ordering::SeqCst) && time == AWAY {
-            thread::sleep(AWAY / 2);
+        while !days.is_finished() && time == AWAY {
+            thread::sleep(AWAY * 2);
             away();
         }
     });
@@ -351,16 +350,21 @@ fn a_server_whose_certificate_nobody_vouches_for_is_refused() {
     scene.run(["check", "-q", "--read-data", "--cacert", ca]).ok();
 }
 
-/// A bucket where this user of Ceph may list, read and put, and not delete.
+/// A bucket where this user of Ceph may list, read and put, and not delete. What they put belongs to them, so that the bucket's
+/// own user needs to be named as well.
 fn bucket_of_adders(user: &str) -> String {
     let s3 = s3();
     let bucket = s3.new_bucket("add-only");
-    let policy = format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":["arn:aws:iam:::user/{user}"]}},
-        "Action":["s3:ListBucket","s3:GetObject","s3:PutObject","s3:GetBucketLocation"],
-        "Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}]}}"#
-    );
-    let (status, body) = s3.ask("PUT", &format!("{bucket}?policy"), Some(&policy));
+    let allow = |user: &str, actions: &str| {
+        format!(
+            r#"{{"Effect":"Allow","Principal":{{"AWS":["arn:aws:iam:::user/{user}"]}},"Action":[{actions}],
+            "Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}"#
+        )
+    };
+    let adder = allow(user, r#""s3:ListBucket","s3:GetObject","s3:PutObject""#);
+    let owner = allow(s3.user, r#""s3:*""#);
+    let policy = format!(r#"{{"Version":"2012-10-17","Statement":[{adder},{owner}]}}"#);
+    let (status, body) = s3.ask("PUT", &format!("{bucket}?policy="), Some(&policy));
     assert!(status == 200 || status == 204, "{status} {body}");
     bucket
 }

@@ -7,13 +7,13 @@
 use super::answer::Trouble;
 use super::aws::Settings;
 use super::wire::{Wire, check_plain};
-use super::{Limits, block_on};
+use super::{AT_A_TIME, Limits, block_on};
 use crate::clock::Time;
 use crate::fault::{Error, Fault, Result};
 use crate::storage::place::{Place, S3Place};
 use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use opendal::options::{ListOptions, ReaderOptions, WriteOptions};
 use opendal::{Buffer, ErrorKind, HttpTransporter, Metadata, OperationContext, Operator};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -221,6 +221,14 @@ impl S3 {
         read.await.map_err(|e: opendal::Error| self.failed(&e, doing))
     }
 
+    async fn remove(&self, name: &str) -> Result<()> {
+        match self.whole.delete(name).await {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(self.failed(&e, || format!("deleting {name} from {}", self.location))),
+        }
+    }
+
     /// An error of opendal as ours.
     fn failed(&self, e: &opendal::Error, doing: impl FnOnce() -> String) -> Error {
         trouble(e).while_(doing())
@@ -340,8 +348,8 @@ impl Store for S3 {
                 false => Err(truncated(size)),
             };
         };
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(length).map_err(|e| Error::with_source(Fault::Full, doing(), e))?;
+        // A wild length is not believed before so much has come.
+        let mut bytes = Vec::with_capacity(length.min(PART));
         let read = block_on(self.stream(name, offset..end, doing, |piece| {
             bytes.extend_from_slice(piece);
             bytes.len() <= length
@@ -395,23 +403,25 @@ impl Store for S3 {
 
     fn delete(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        block_on(async {
-            match self.whole.delete(name).await {
-                Ok(()) => Ok(()),
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-                Err(e) => Err(self.failed(&e, || format!("deleting {name} from {}", self.location))),
-            }
-        })
+        block_on(self.remove(name))
     }
 
     /// By one request for each 1,000 (DeleteObjects); one by one where the server does not know that, or some of them
     /// did not go.
     fn delete_all(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| check_name(name))?;
-        match block_on(async { Ok(self.whole.delete_iter(names.iter().map(String::as_str)).await) })? {
-            Ok(()) => Ok(()),
-            Err(_) => names.iter().try_for_each(|name| self.delete(name)),
-        }
+        block_on(async {
+            let Err(e) = self.whole.delete_iter(names.iter().map(String::as_str)).await else {
+                return Ok(());
+            };
+            if e.is_temporary() {
+                let doing = || format!("deleting {} objects from {}", names.len(), self.location);
+                return Err(self.failed(&e, doing));
+            }
+            // A server that knows no such requests, or that refused some: of one object it says why.
+            let all = stream::iter(names).map(|name| self.remove(name));
+            all.buffer_unordered(AT_A_TIME).try_collect().await
+        })
     }
 
     fn nature(&self) -> Nature {

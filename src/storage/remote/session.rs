@@ -236,7 +236,7 @@ impl Said {
             }
             () if has("subsystem request failed") => said(Fault::Io).hint("the server must offer the subsystem sftp"),
             () if has("Bad configuration option") || has("Bad owner or permissions") || has("command not found") || has(": not found") => {
-                said(Fault::Misuse)
+                said(Fault::Misuse).hint("look at --ssh-command, and at ~/.ssh/config")
             }
             () => said(Fault::Busy),
         }

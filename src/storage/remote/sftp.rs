@@ -32,6 +32,8 @@ use tokio::io::AsyncSeek;
 const PIECE: usize = 255 << 10;
 /// Requests of one object that are on their way: 4 MiB, as much as a line of 1 Gbit/s and 30 ms holds.
 const PIECES: usize = 16;
+/// Longest part of an object that is asked for without a look at its length.
+const BELIEVED: usize = 64 << 20;
 /// How long one request may take: sync of a busy disk is the longest.
 const NO_PROGRESS: Duration = Duration::from_secs(60);
 /// No file is longer, and servers count in signed numbers.
@@ -266,7 +268,7 @@ impl Sftp {
     }
 
     async fn get_whole(&self, session: &Use, name: &str, limit: u64) -> Answered<Vec<u8>> {
-        let mut file = self.open_file(session, name).await?;
+        let file = self.open_file(session, name).await?;
         // Most objects that are read whole are small: their first piece is all, and comes with their length.
         let first = self.read_piece(session, file.clone(), 0, PIECE);
         let mut stated = file.clone();
@@ -283,7 +285,6 @@ impl Sftp {
             let rest = self.read(session, &file, at, left).await?;
             bytes.extend_from_slice(&rest);
         }
-        let _ = &mut file;
         match bytes.len() as u64 {
             len if len > limit => Err(too_long()),
             len if len != size => {
@@ -297,17 +298,17 @@ impl Sftp {
         let truncated = |size| Trouble::new(Fault::Damaged, format!("it is truncated: it ends after {size}"));
         let end = offset.checked_add(length as u64).filter(|end| *end <= OBJECT_MAX);
         // A wild length is not believed before the file is seen to have it.
-        let (Some(end), true) = (end, length > 0 && length <= PIECE * PIECES * PIECES) else {
+        if end.is_none() || length == 0 || length > BELIEVED {
             let size = self.look(session, name).await?.len().unwrap_or(0);
-            return match end.is_some_and(|end| end <= size) {
-                true if length == 0 => Ok(Vec::new()),
-                true => Err(Trouble::new(Fault::Full, "it is too much to be read at once")),
-                false => Err(truncated(size)),
-            };
-        };
+            match end.is_some_and(|end| end <= size) {
+                true if length == 0 => return Ok(Vec::new()),
+                true => {}
+                false => return Err(truncated(size)),
+            }
+        }
         let file = self.open_file(session, name).await?;
         let bytes = self.read(session, &file, offset, length).await?;
-        match bytes.len() as u64 == end - offset {
+        match bytes.len() == length {
             true => Ok(bytes),
             false => Err(truncated(offset + bytes.len() as u64)),
         }

@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const QUESTION: &str = r#"<?xml version="1.0" encoding="utf-8"?><D:propfind xmlns:D="DAV:"><D:prop><D:resourcetype/><D:getcontentlength/><D:getlastmodified/></D:prop></D:propfind>"#;
 /// Longest answer about one folder: some 300 bytes for each of its objects, of which a folder of ours has thousands.
 const ANSWER_MAX: usize = 256 << 20;
+/// Room that is made for a part of an object before it comes.
+const BELIEVED: usize = 16 << 20;
 /// Longest text of a refusal that is read.
 const REFUSAL_MAX: usize = 64 << 10;
 /// How old a temporary file must be before it counts as left by a dead writer: longer than any put takes.
@@ -414,8 +416,8 @@ impl Store for WebDav {
                     false => Err(truncated(size)),
                 };
             };
-            let mut bytes = Vec::new();
-            bytes.try_reserve_exact(length).map_err(|e| Trouble::new(Fault::Full, e.to_string()))?;
+            // A wild length is not believed before so much has come.
+            let mut bytes = Vec::with_capacity(length.min(BELIEVED));
             let mut pieces = self.read(name, Some((offset, end))).await?;
             while let Some(piece) = pieces.next().await {
                 bytes.extend_from_slice(&piece?);

@@ -29,6 +29,8 @@ pub struct S3 {
     pub ca: PathBuf,
     /// What signatures name; the server takes any.
     pub region: &'static str,
+    /// The first user's name.
+    pub user: &'static str,
     pub access_key: String,
     pub secret_key: String,
     /// A bucket for all tests that keep to a prefix of their own.
@@ -107,12 +109,14 @@ impl S3 {
         });
         let gateway = Gateway::new(&radosgw, &dir);
         let (access_key, secret_key) = ("a-key-of-tests".to_owned(), "a-secret-of-tests".to_owned());
-        add_user(&admin, &conf, "tests", &access_key, &secret_key);
+        let user = "tests";
+        add_user(&admin, &conf, user, &access_key, &secret_key);
         let s3 = Self {
             endpoint: gateway.endpoint.clone(),
             tls_endpoint: format!("https://127.0.0.1:{}", gateway.tls_port),
             ca: tls().ca.clone(),
             region: "us-east-1",
+            user,
             access_key,
             secret_key,
             bucket: "tests".into(),
@@ -148,6 +152,16 @@ impl S3 {
         args.extend(body.map(|body| ["--data-binary", body]).into_iter().flatten());
         args.push(&url);
         curl(args)
+    }
+
+    /// Fetches an object into a file.
+    #[track_caller]
+    pub fn download(&self, path: &str, to: &Path) {
+        let user = format!("{}:{}", self.access_key, self.secret_key);
+        let (url, to) = (format!("{}/{path}", self.endpoint), to.to_str().unwrap());
+        let unsigned = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
+        let words = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, "-H", unsigned, "-o", to, &url];
+        assert_eq!(curl(words).0, 200, "fetching {path}");
     }
 
     fn make_bucket(&self, name: &str) {

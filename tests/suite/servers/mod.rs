@@ -10,13 +10,14 @@
 
 mod apache;
 mod ceph;
+#[cfg(test)]
 mod promises;
 pub mod proxy;
 mod sshd;
 mod tls;
 
 pub use apache::{WebDav, webdav};
-pub use ceph::{Gateway, S3, s3};
+pub use ceph::{Gateway, OSDS, S3, s3};
 pub use sshd::{Sftp, sftp};
 
 use std::ffi::{OsStr, OsString};
