@@ -391,12 +391,14 @@ impl Intake {
     /// run it stays planned.
     fn fetch(&mut self) -> Result<Fetched> {
         let mut fetched = Fetched::default();
-        let Some(target) = self.target.as_ref().filter(|_| !self.is_dry) else { return Ok(fetched) };
-        let planned = std::mem::take(&mut self.planned);
-        self.planned_bytes = 0;
-        if planned.is_empty() {
+        if self.is_dry || self.planned.is_empty() {
             return Ok(fetched);
         }
+        let Some(target) = &mut self.target else { return Ok(fetched) };
+        target.look()?;
+        let target = &*target;
+        let planned = std::mem::take(&mut self.planned);
+        self.planned_bytes = 0;
         let wanted: HashSet<PackId> = planned.keys().copied().collect();
         let run = Run {
             source: &self.source,

@@ -12,6 +12,7 @@ use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
+use crate::format::slot::Slot;
 use crate::format::snapshot::Action;
 use crate::id::{SlotId, SnapshotId};
 use crate::seal::Role;
@@ -128,17 +129,24 @@ impl Repository {
         }
         let doing = |name: &str| format!("copying {name} to {}", store.location());
         let there: HashSet<String> = store.names("keys/")?.into_iter().collect();
-        for info in self.slots()?.iter().filter(|info| !info.ended) {
-            let name = slot_name(&info.id);
+        for name in self.store.names("keys/")? {
             if there.contains(&name) {
                 continue;
             }
             stop.check()?;
-            let object = self.store.get(&name, Kind::Slot.limit()).doing(|| doing(&name))?;
-            if SlotId::of_object(&object) == info.id {
-                identity.keys += 1;
-                self.copy(store, &name, &object, is_dry, &mut identity)?;
-            }
+            let is_in_use = name == slot_name(&self.slot);
+            let object = match self.living_slot(&name) {
+                Ok(Some(object)) => object,
+                Ok(None) => continue,
+                // Without the key in use nobody could open what is made; others may be damaged.
+                Err(e) if super::is_finding(&e) && !is_in_use => {
+                    identity.flaws.push((name, e));
+                    continue;
+                }
+                Err(e) => return Err(e).doing(|| doing(&name)),
+            };
+            identity.keys += 1;
+            self.copy(store, &name, &object, is_dry, &mut identity)?;
         }
         if !is_dry && !identity.is_new {
             self.bring_up(store, stop)?;
@@ -164,6 +172,20 @@ impl Repository {
             self.copy(store, &name, &object, is_dry, &mut identity)?;
         }
         Ok(identity)
+    }
+
+    /// A key slot that is what its name says; none where the key has ended.
+    fn living_slot(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let object = self.store.get(name, Kind::Slot.limit())?;
+        if slot_name(&SlotId::of_object(&object)) != name {
+            return Err(Error::damaged("it is not what its name says"));
+        }
+        let slot = Slot::decode(body(Kind::Slot, &object)?)?;
+        let signer = self.keys.label(&slot).ok().and_then(|label| label.signer);
+        let is_over = slot.repository != self.keys.repository
+            || slot.epoch != self.keys.epoch()
+            || signer.is_some_and(|signer| self.config.ended.contains(&signer));
+        Ok((!is_over).then_some(object))
     }
 
     fn copy(

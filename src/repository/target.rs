@@ -30,6 +30,7 @@ pub(super) struct Target {
     /// Packs that are there, whether a segment names them or not.
     pub packs: HashMap<PackId, u64>,
     pub parity: HashSet<String>,
+    has_looked: bool,
     /// Packs that cannot come as they are: a prune has ended them there, or something else has their name.
     pub spoiled: HashSet<PackId>,
     /// Packs of others that were looked at already (B6).
@@ -62,28 +63,44 @@ impl Target {
             }
         };
         let index = repository.index()?;
-        let mut spoiled: HashSet<PackId> = index.retirements().iter().map(|(_, r)| r.pack).collect();
-        let mut packs = HashMap::new();
-        for listed in repository.store.list("packs/")? {
-            if let Some(id) = id_of(&listed.name, PackId::from_hex, pack_name) {
-                packs.insert(id, listed.size);
-            }
-        }
-        let parity = repository.store.names("parity/")?.into_iter().collect();
-        spoiled.extend(distrust.iter().filter(|id| packs.contains_key(*id)).copied());
-        Ok(Self {
+        let spoiled: HashSet<PackId> = index.retirements().iter().map(|(_, r)| r.pack).collect();
+        let must_look = !distrust.is_empty();
+        let suspects = distrust.clone();
+        let mut target = Self {
             claims: Claims::new(index.clone(), distrust),
             session: lease.as_ref().map_or(SessionId([0; 16]), Held::session),
             repository: repository.clone(),
             lease,
             bases: Vec::new(),
             listing,
-            packs,
-            parity,
+            packs: HashMap::new(),
+            parity: HashSet::new(),
+            has_looked: false,
             spoiled,
             looked: HashSet::new(),
             stages: None,
-        })
+        };
+        if must_look {
+            target.look()?;
+            let there: Vec<PackId> =
+                suspects.into_iter().filter(|id| target.packs.contains_key(id)).collect();
+            target.spoiled.extend(there);
+        }
+        Ok(target)
+    }
+
+    /// Lists the packs, once: only who brings any needs to know.
+    pub fn look(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.has_looked, true) {
+            return Ok(());
+        }
+        for listed in self.repository.store.list("packs/")? {
+            if let Some(id) = id_of(&listed.name, PackId::from_hex, pack_name) {
+                self.packs.insert(id, listed.size);
+            }
+        }
+        self.parity = self.repository.store.names("parity/")?.into_iter().collect();
+        Ok(())
     }
 
     /// B1: lease 0, notes, snapshots, segments, lease 1.

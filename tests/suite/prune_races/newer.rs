@@ -29,7 +29,7 @@ fn unknown() -> Unknown {
 fn added(play: &Play, add: impl FnOnce(&Author)) {
     let store = play.place.seat();
     let dir = play.world.fresh("newer");
-    for name in store.names("keys/").unwrap().into_iter().chain(["config/1".to_owned()]) {
+    for name in ["keys/", "config/"].into_iter().flat_map(|folder| store.names(folder).unwrap()) {
         fs::create_dir_all(dir.join(&name).parent().unwrap()).unwrap();
         fs::write(dir.join(&name), store.get(&name, 1 << 20).unwrap()).unwrap();
     }
