@@ -24,8 +24,7 @@ fn source(world: &World) -> Objects {
         world.turn(state);
         world.save(&world.open(&shared, &world.fresh("cache")).unwrap(), state).unwrap();
     }
-    let objects = store.objects.lock().clone();
-    objects
+    store.objects.lock().clone()
 }
 
 fn copies(world: &World, from: &Arc<Faulty>, to: &Arc<Faulty>, cache: &Path) -> Result<()> {
