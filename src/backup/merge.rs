@@ -538,7 +538,6 @@ impl Merge<'_> {
                 (Entry { node: Node::Folder(id), ..entry }, Outcome::Unchanged)
             }
             (None, Some(coming)) => {
-                self.mark_differing();
                 let (stat, xattrs) = match self.take(coming) {
                     Ok(l) => (l.stat, files::store_xattrs(&self.loader.chunker, l.xattrs, self.writer)?),
                     Err(e) => {
@@ -546,13 +545,20 @@ impl Merge<'_> {
                         (item.stat.clone(), Vec::new())
                     }
                 };
-                let outcome = match old {
-                    Some(_) => Outcome::Changed,
-                    None if self.table.is_kept => self.by_table(&item, Seen::Never),
-                    None => Outcome::New,
-                };
                 let node = Node::Folder(id);
-                (Entry { name, stat, node, xattrs, chunker: None, unknown: Default::default() }, outcome)
+                let entry = Entry { name, stat, node, xattrs, chunker: None, unknown: Default::default() };
+                match old {
+                    Some(old) if item.ancestor && leads_as_before(&old, &entry) => (old, Outcome::Unchanged),
+                    _ => {
+                        self.mark_differing();
+                        let outcome = match old {
+                            Some(_) => Outcome::Changed,
+                            None if self.table.is_kept => self.by_table(&item, Seen::Never),
+                            None => Outcome::New,
+                        };
+                        (entry, outcome)
+                    }
+                }
             }
             (None, None) => return Err(Error::bug("a folder was neither read nor known")),
         };
@@ -572,6 +578,15 @@ impl Merge<'_> {
             _ => Err(Error::bug("a walk did not end at the root")),
         }
     }
+}
+
+/// Whether a folder on the way to what is saved differs from the parent's in nothing but its times and its own size. Those
+/// tell of what came and went beside the way, which is no part of the backup: it would never be without a change, as
+/// something always comes and goes in `/tmp` or `/home`. With the next change they are brought up to date.
+fn leads_as_before(old: &Entry, now: &Entry) -> bool {
+    let Stat { mtime, ctime, size, fresh, .. } = old.stat.clone();
+    let stat = Stat { mtime, ctime, size, fresh, ..now.stat.clone() };
+    *old == Entry { stat, unknown: old.unknown.clone(), ..now.clone() }
 }
 
 impl Drop for Merge<'_> {

@@ -22,6 +22,42 @@ fn change_unseen(path: &Path, content: &[u8]) {
 }
 
 #[test]
+fn what_comes_and_goes_beside_the_way_to_what_is_saved_changes_nothing() {
+    let scene = Scene::new("beside");
+    let way = scene.source().join("on/the/way");
+    fs::create_dir_all(&way).unwrap();
+    fill(&way, 20, 20_000, 1);
+    let_files_settle();
+    let back_up = |more: &[&str]| {
+        let args = [&["backup", "--json"], more, &[way.to_str().unwrap()]].concat();
+        scene.run(args).ok().json()
+    };
+    let first = back_up(&[]);
+    for n in 0..3 {
+        fs::create_dir(scene.source().join(format!("beside {n}"))).unwrap();
+        fs::write(scene.source().join("on").join(format!("file {n}")), b"beside").unwrap();
+        let next = back_up(&[]);
+        let stored = &next["totals"]["stored_bytes"];
+        assert_eq!((stored, &next["totals"]["new_bytes"]), (&0.into(), &0.into()), "{next}");
+    }
+    assert!(back_up(&["--skip-if-unchanged"])["snapshot_id"].is_null());
+    // Who may go that way is a change, and so is what lies at its end; then times are brought up to date.
+    let id = |scene: &Scene| scene.snapshots().last().unwrap()["id"].as_str().unwrap().to_owned();
+    let shown = |scene: &Scene| {
+        scene.run(["ls", "-l", &format!("{}:{}", id(scene), scene.path("").display())]).ok().text()
+    };
+    let before = shown(&scene);
+    fs::set_permissions(scene.source().join("on"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .unwrap();
+    assert!(back_up(&["--skip-if-unchanged"])["snapshot_id"].is_string());
+    assert_ne!(shown(&scene), before);
+    fs::write(way.join("new"), b"new").unwrap();
+    let last = back_up(&["--skip-if-unchanged"]);
+    assert!(last["snapshot_id"].is_string());
+    assert_ne!(last["snapshot_id"], first["snapshot_id"]);
+}
+
+#[test]
 fn an_unchanged_tree_is_not_read_again_and_only_changes_are() {
     let scene = Scene::apart("incremental");
     let source = scene.source();
