@@ -55,8 +55,10 @@ fn a_backup_killed_at_any_instant_harms_nothing_and_the_next_one_reuses_what_it_
     let last = scene.backup(&[]);
     assert_eq!(number(&last, "bytes"), (FILES * FILE_LEN) as u64);
     if reusable {
+        // One who is killed between a segment and the record of its files leaves chunks that are known, and files that are
+        // read again to find that out.
         assert!(
-            number(&last, "read_bytes") < (FILES * FILE_LEN) as u64,
+            number(&last, "new_bytes") < (FILES * FILE_LEN) as u64,
             "seed {seed}: nothing was reused: {last}"
         );
     }
