@@ -13,13 +13,14 @@
 #   restore     of all, with those     restore2  the same by a machine with empty caches, and mount+cp2 as well
 #
 #   PASTFS=FILE   the program (pastfs)    PROGRAMS="pastfs restic"   only these    ROUNDS=N (1)    ROUND_TRIP=MS (20)
+#   ROWS="backup again"   only these; the first is always done
 #   BANDWIDTH=MB  a second (no limit)     BENCH_DIR=DIR   where to work (a new folder for temporary files, removed at the end)
 set -euo pipefail
 
 case ${1:-} in -*) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;; esac
 HERE=$(dirname "$(realpath "$0")")
 PASTFS=$(command -v "${PASTFS:-pastfs}") || { echo "there is no program pastfs: build it, or name it with PASTFS=FILE" >&2; exit 1; }
-ROUNDS=${ROUNDS:-1} ROUND_TRIP=${ROUND_TRIP:-20}
+ROUNDS=${ROUNDS:-1} ROUND_TRIP=${ROUND_TRIP:-20} ROWS=${ROWS:-again mount+cp restore restore2 mount+cp2}
 TREES=("$@")
 [ $# -gt 0 ] || TREES=(/usr/include /usr/lib/python3 /usr/lib/python3.*)
 if [ -z "${BENCH_DIR:-}" ]; then
@@ -119,6 +120,7 @@ export HERE BENCH_DIR SRC PASTFS ENDPOINT
 export -f to_back_up to_restore to_copy_out
 # measured ROW PROGRAM FUNCTION
 measured() {
+  case " backup $ROWS " in *" $1 "*) ;; *) return 0 ;; esac
   local asked
   rm -rf "$BENCH_DIR/restored"
   echo >&"$TO_FAR"
