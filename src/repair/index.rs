@@ -98,11 +98,11 @@ pub fn index(
     read_strays(repository, &unused, observer, stop, &mut |id, read| {
         take(&mut report, &mut strays, id, read);
         match strays.whole.len() >= ADOPTED_AT_ONCE {
-            true => adopt(repository, sweep.as_ref(), &mut strays.whole),
+            true => adopt(repository, sweep.as_ref(), &mut strays.whole, stop),
             false => Ok(()),
         }
     })?;
-    adopt(repository, sweep.as_ref(), &mut strays.whole)?;
+    adopt(repository, sweep.as_ref(), &mut strays.whole, stop)?;
     let missing = survey.packs.iter().filter(|(_, p)| !p.retired && p.found == Found::Missing);
     report.absent = missing.map(|(id, _)| *id).filter(|id| !retired.contains_key(id)).collect();
     if let Some(sweep) = &mut sweep {
@@ -205,10 +205,15 @@ fn name_of(pack: &PackId) -> String {
     format!("packs/{}/{hex}", &hex[..2])
 }
 
-fn adopt(repository: &Repository, sweep: Option<&Sweep>, entries: &mut Vec<PackEntry>) -> Result<()> {
+fn adopt(
+    repository: &Repository,
+    sweep: Option<&Sweep>,
+    entries: &mut Vec<PackEntry>,
+    stop: &Stop,
+) -> Result<()> {
     let entries = std::mem::take(entries);
     match sweep {
-        Some(sweep) if !entries.is_empty() => repository.adopt(sweep, &entries),
+        Some(sweep) if !entries.is_empty() => repository.adopt(sweep, &entries, stop),
         _ => Ok(()),
     }
 }

@@ -164,7 +164,7 @@ impl Writer {
         self.stages.blocked()
     }
 
-    /// Remembers, with the next segment, that a file's content is stored: a killed backup need not read
+    /// Remembers, right before the next segment, that a file's content is stored: a killed backup need not read
     /// it again. The reader of the record looks whether the chunks are known.
     pub fn record(&self, key: [u8; 16], value: Vec<u8>) {
         self.stages.record(key, value);
@@ -246,7 +246,7 @@ impl Writer {
             return Err(e.while_("writing the snapshot"));
         }
         lease.end();
-        repository.remember(Snapshot::new(id, manifest, author));
+        repository.remember(repository.kept(id, manifest, author));
         repository.keep_index();
         if !repository.keeps_files() {
             // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.
