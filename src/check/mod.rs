@@ -192,7 +192,12 @@ fn go_through(
         verified(observer, &name);
     }
     let (chunks, is_hurt) = (walk.chunks, walk.is_hurt);
-    let suspects = match walk::suspects(repository, shelves, &needed, stop)? {
+    let mut disputed = survey.disputed.clone();
+    let suspects = walk::suspects(repository, shelves, &needed, &mut disputed, stop)?;
+    for pack in disputed.into_iter().filter(|id| shelves.get(id).is_some_and(|s| !s.is_retired)) {
+        findings.disputed(pack);
+    }
+    let suspects = match suspects {
         None if !is_hurt => return Ok(chunks),
         None => repository.index()?.seen()?,
         Some(suspects) => suspects,

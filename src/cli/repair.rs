@@ -193,6 +193,11 @@ fn index_lines(r: &IndexReport, dry_run: bool, quiet: bool) -> Vec<String> {
         words::counted(chunks, "chunk", "chunks"),
         words::size(bytes),
     ));
+    if r.settled > 0 {
+        let verb = if dry_run { "would be set right" } else { "set right" };
+        let packs = words::counted(r.settled, "pack", "packs");
+        lines.push(format!("{verb}: what segments say of {packs}, as they did not agree"));
+    }
     if !r.deleted.is_empty() {
         let n = r.deleted.len() as u64;
         let verb = if dry_run { "would be deleted" } else { "deleted" };
@@ -232,6 +237,7 @@ fn index_objects(r: &IndexReport, dry_run: bool) -> Vec<Value> {
         "adopted_chunks": chunks,
         "damaged_packs": r.damaged.len(),
         "retired_again": r.retired_again,
+        "settled_packs": r.settled,
         "deleted_segments": r.deleted.iter().map(|s| s.hex()).collect::<Vec<_>>(),
         "absent_packs": r.absent.iter().map(|p| p.hex()).collect::<Vec<_>>(),
         "left": r.left.len(),

@@ -6,6 +6,7 @@ mod adopt;
 mod away;
 mod brief;
 mod copying;
+mod dispute;
 mod examine;
 mod far;
 mod healing;

@@ -301,10 +301,10 @@ impl Stages {
         self.shared.repository.index()?.apply(Vec::new(), &[], records)
     }
 
-    /// Whether a chunk is stored already, so that the snapshot may rely on it.
-    pub fn knows(&self, id: &ChunkId) -> bool {
+    /// Whether a chunk, of this length where it is known, is stored already, so that the snapshot may rely on it.
+    pub fn knows(&self, id: &ChunkId, len: Option<u32>) -> bool {
         // An index that fails will say so when something is put; here it only costs a second reading.
-        self.catch_up().and_then(|()| self.shared.claims.knows(id)).unwrap_or(false)
+        self.catch_up().and_then(|()| self.shared.claims.knows(id, len)).unwrap_or(false)
     }
 
     /// How long who puts had to wait for the stages since this was asked last.

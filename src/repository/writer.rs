@@ -170,9 +170,9 @@ impl Writer {
         self.stages.record(key, value);
     }
 
-    /// Whether a chunk is stored already, so that the snapshot may rely on it.
-    pub fn knows(&self, id: &ChunkId) -> bool {
-        self.stages.knows(id)
+    /// Whether a chunk, of this length where it is known, is stored already, so that the snapshot may rely on it.
+    pub fn knows(&self, id: &ChunkId, len: Option<u32>) -> bool {
+        self.stages.knows(id, len)
     }
 
     /// Stops without a snapshot: what is complete is stored, so that the next backup finds it.

@@ -380,8 +380,10 @@ fn long_lists_of_unread_files_are_not_kept_but_can_be_asked_for_and_paths_outliv
     };
     let paths = |n: usize| (0..n).map(|n| format!("/srv/volumes/{n}").into_bytes()).collect::<Vec<_>>();
     // Unread files, many paths, both; and so many that nothing is kept.
-    for (n, private) in [(1, unread(200)), (200, vec![]), (200, unread(200)), (20_000, unread(1))]
-        .map(|(n, unread)| (n, Private { paths: paths(n), unread_total: unread.len() as u64, unread, ..Private::default() }))
+    for (n, private) in
+        [(1, unread(200)), (200, vec![]), (200, unread(200)), (20_000, unread(1))].map(|(n, unread)| {
+            (n, Private { paths: paths(n), unread_total: unread.len() as u64, unread, ..Private::default() })
+        })
     {
         let id = add_private(&r, &store, &private);
         for is_damaged in [false, false, true] {
