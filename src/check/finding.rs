@@ -63,6 +63,9 @@ const LOST: &str = "back up again the folders that are hit: what the source stil
 const SETTLE: &str = "run `pastfs repair index`: it reads the packs that segments do not agree about, and makes the segments say what \
                       is so";
 
+const READ: &str = "run `pastfs repair packs --read-data`: it finds out which packs are whole and what lies in them, and makes the \
+                    segments say so";
+
 fn name_of(pack: &PackId) -> String {
     let hex = pack.hex();
     format!("packs/{}/{hex}", &hex[..2])
@@ -168,7 +171,7 @@ impl Findings {
             advice: match cause {
                 Cause::Unnamed if is_index_torn => LIST,
                 Cause::Unnamed | Cause::Lost => LOST,
-                Cause::Length => SETTLE,
+                Cause::Length => READ,
                 Cause::Pack(_) => REPLICA,
             }
             .into(),

@@ -145,7 +145,8 @@ fn round(
             for (entry, examined) in done.into_inner() {
                 whole.push((entry, examined.error.is_none()));
                 if let Some(e) = examined.error {
-                    findings.damaged(entry, e);
+                    let said = "a segment says of it what is not so";
+                    findings.damaged(entry, if examined.is_lied_about { e.while_(said) } else { e });
                     findings.lost(entry, &examined.chunks);
                 }
                 if let Some(e) = examined.parity {

@@ -334,6 +334,10 @@ pub fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
         };
         lines.push(format!("{}: {}; {lost}{done}", pack_name(&d.pack), words::harmless(&d.what)));
     }
+    for pack in &r.settled {
+        let verb = if dry_run { "would be set right" } else { "was set right" };
+        lines.push(format!("{}: it is whole, and what a segment said of it {verb}", pack_name(pack)));
+    }
     for pack in &r.brought {
         let done = if dry_run { "it would be copied back" } else { "it is copied back" };
         lines.push(format!("{}: it is missing; {done} from the replica", pack_name(pack)));
@@ -388,6 +392,7 @@ pub fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         "read_bytes": r.read.1,
         "damaged_packs": r.damaged.len(),
         "damaged_parity": r.parity.len(),
+        "settled_packs": r.settled.len(),
         "packs_copied_back": r.brought.iter().map(|p| p.hex()).collect::<Vec<_>>(),
         "stored_bytes": r.stored,
         "lost_chunks": r.losses.chunks.len(),
