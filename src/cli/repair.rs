@@ -41,8 +41,10 @@ pub enum Repair {
 ///
 /// Packs that no index segment names, since the segment is lost or damaged, are read whole and verified, and named again;
 /// of damaged ones what is whole is stored anew. Packs that are named and missing are taken out of the index, so that
-/// backups store again what the source still has; should they turn up again, they can be read all the same. Then damaged
-/// segments are deleted: all that they named is named anew. What snapshots lack after that is told, and the exit code is 4.
+/// backups store again what the source still has; should they turn up again, they can be read all the same. Packs about which
+/// segments do not agree are read, and segments that say of them what is not so are written anew. Then damaged
+/// segments are deleted: all that they named is named anew. Where the repository has parity, packs that are named again get
+/// what they lack of it. What snapshots lack after that is told, and the exit code is 4.
 #[derive(clap::Args)]
 pub struct Index {
     /// Change nothing, tell what would be done
@@ -54,7 +56,8 @@ pub struct Index {
 ///
 /// Reads the packs that are named, and those whose size is not what it must be; with --read-data all packs. What is whole of
 /// damaged ones is stored in new packs; the damaged ones are retired: they stay where they are, and what can be read of them can
-/// be read, until a prune deletes them. Where the repository has parity, that of whole packs which is missing or damaged is
+/// be read, until a prune deletes them. Of whole ones of which a segment says what is not so the segment is written anew. Where the
+/// repository has parity, that of whole packs which is missing or damaged is
 /// written anew. What snapshots lack after that is told, and the exit code is 4.
 #[derive(clap::Args)]
 pub struct Packs {

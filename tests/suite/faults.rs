@@ -1,6 +1,7 @@
 //! Storage that fails: call number n of each command that writes, for each n. The store is one in memory behind a
 //! wrapper that counts; what a lost power does to a real folder is in `powercut`.
 
+mod parity;
 mod replicas;
 
 use super::trial::{DEEDS, Deed, View, World, copy_dir};

@@ -4,6 +4,7 @@
 
 mod disk;
 pub mod record;
+mod replicas;
 
 use super::trial::{DEEDS, Deed, View, World, copy_dir};
 use disk::{Disk, Image, Loss, Op};
