@@ -10,6 +10,9 @@ const CERTIFICATE: &str = "name the certificate of whoever signed the server's b
 /// How much of a server's answer a message can bear, in characters.
 const EXCERPT: usize = 200;
 
+/// What a server said to one request.
+pub(super) type Answered<T> = std::result::Result<T, Trouble>;
+
 /// A failure with its meaning, on its way through a library that knows nothing of it.
 #[derive(Debug)]
 pub(super) struct Trouble {

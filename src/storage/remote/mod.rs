@@ -16,8 +16,11 @@ mod wire;
 use super::place::Place;
 use super::retry::Retry;
 use super::throttle::Throttle;
-use super::{Options, Store};
+use super::{Listed, Options, Store};
 use crate::fault::{Doing, Error, Result};
+use answer::Answered;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::{Builder, Runtime};
@@ -29,6 +32,27 @@ const THREADS: usize = 2;
 const REQUESTS: usize = 32;
 /// Folders that one list asks for at a time, and objects that one call deletes, where each takes a request.
 const AT_A_TIME: usize = 16;
+
+/// All objects of a folder and of those below it, where a request lists one folder: [`AT_A_TIME`] of them at a time. `one`
+/// gives the objects of a folder, and the folders in it.
+async fn list_below<F>(prefix: &str, one: impl Fn(String) -> F) -> Answered<Vec<Listed>>
+where
+    F: Future<Output = Answered<(Vec<Listed>, Vec<String>)>>,
+{
+    let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < AT_A_TIME
+            && let Some(folder) = waiting.pop()
+        {
+            running.push(one(folder));
+        }
+        let Some(listed) = running.next().await else { return Ok(found) };
+        let (more, inner) = listed?;
+        found.extend(more);
+        waiting.extend(inner);
+    }
+}
 
 /// Bytes a second in each direction, for all requests of a store together.
 #[derive(Debug)]
