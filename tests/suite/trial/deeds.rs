@@ -349,8 +349,8 @@ pub const DEEDS: &[Deed] = &[
         act: |world, store, cache| {
             let repository = world.open(store, cache)?;
             let slots = repository.slots()?;
-            let Some(slot) = slots.iter().find(|s| !s.current) else {
-                return Err(Error::new(Fault::Missing, "there is no other key"));
+            let Some(slot) = slots.iter().find(|s| s.role == Role::Writer) else {
+                return Err(Error::new(Fault::Missing, "there is no writer key"));
             };
             if !slot.ended {
                 repository.end_key(&slot.label.signer.unwrap(), &Stop::new())?;
