@@ -9,9 +9,27 @@ use crate::format::snapshot::{Manifest, Private};
 use crate::id::SnapshotId;
 
 /// Longest private part of a manifest in bytes that is kept as it is: paths of an ordinary backup fit.
-pub(super) const WHOLE_MAX: usize = 1024;
+const WHOLE_MAX: usize = 1024;
 /// Longest one that is kept without its list of unread files: several hundred paths. Of a longer one nothing is kept.
 const BRIEF_MAX: usize = 64 << 10;
+
+impl Snapshot {
+    /// A proven manifest, before any note.
+    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: Author) -> Self {
+        if manifest.private.len() > WHOLE_MAX {
+            manifest.private = Vec::new();
+        }
+        Self::of(id, manifest, author)
+    }
+
+    /// The same, with all that there is of the private part.
+    pub(super) fn of(id: SnapshotId, manifest: Manifest, author: Author) -> Self {
+        let mut tags = manifest.tags.clone();
+        tags.sort();
+        tags.dedup();
+        Self { id, manifest, tags, held: false, author }
+    }
+}
 
 impl Repository {
     /// A proven manifest, before any note, with as much of its private part as is kept.

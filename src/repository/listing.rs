@@ -1,7 +1,6 @@
 //! What the store holds now: snapshots, notes, and the index brought up to the segments that are listed.
 
 use super::Repository;
-use super::brief::WHOLE_MAX;
 use super::keyring::Author;
 use super::remembered::{Item, Remembered};
 use super::vanished::Vanished;
@@ -38,24 +37,6 @@ pub struct Snapshot {
     pub held: bool,
     /// Who wrote it.
     pub author: Author,
-}
-
-impl Snapshot {
-    /// A proven manifest, before any note.
-    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: Author) -> Self {
-        if manifest.private.len() > WHOLE_MAX {
-            manifest.private = Vec::new();
-        }
-        Self::of(id, manifest, author)
-    }
-
-    /// The same, with all that there is of the private part.
-    pub(super) fn of(id: SnapshotId, manifest: Manifest, author: Author) -> Self {
-        let mut tags = manifest.tags.clone();
-        tags.sort();
-        tags.dedup();
-        Self { id, manifest, tags, held: false, author }
-    }
 }
 
 /// What is known of the objects of this place, from before and from now.
