@@ -111,9 +111,9 @@ pub fn index(
         }
     })?;
     adopt(repository, sweep.as_ref(), &mut strays.whole, stop)?;
-    if let (Some(sweep), false) = (&sweep, strays.settled.is_empty()) {
+    if let (Some(sweep), false) = (&mut sweep, strays.settled.is_empty()) {
         for id in repository.settle(sweep, &strays.settled, stop)? {
-            let advice = "another one has taken its place, and a prune an hour from now deletes it";
+            let advice = "another one has taken its place, and this command deletes it an hour from now: run it again then";
             let what = "it says of packs what is not so".to_owned();
             report.left.push((format!("index/{id}"), what, Some(advice.into())));
         }

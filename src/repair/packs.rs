@@ -150,7 +150,13 @@ pub fn packs(
             truth.extend(read.ok().and_then(|pack| pack.whole().cloned()));
         }
         if !truth.is_empty() {
-            repository.settle(sweep, &truth, stop)?;
+            for id in repository.settle(sweep, &truth, stop)? {
+                let text = format!(
+                    "index/{id} says of packs what is not so, and another one has taken its place: run `pastfs repair index` an \
+                     hour from now, which deletes it"
+                );
+                observer.event(Event::Warning(&text));
+            }
         }
         let mut left = Vec::new();
         for (id, _) in &report.parity {

@@ -3,7 +3,7 @@
 //! decide what is stored again or deleted. Who is right is told by the packs themselves, which are what their names say.
 
 use super::listing::segment_name;
-use super::survey::id_of;
+use super::merge::{KEPT_SECONDS, listed};
 use super::{Repository, Survey, Sweep};
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Fault, Result};
@@ -11,7 +11,7 @@ use crate::format::pack::PackEntry;
 use crate::format::segment::Vouched;
 use crate::id::{PackId, SegmentId};
 use crate::index::Lies;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl Repository {
     /// All packs that are there and about which segments do not agree, as far as segments say so themselves.
@@ -38,23 +38,25 @@ impl Repository {
     }
 
     /// Makes segments say of packs what was read in them, to the last byte: names them anew, by this key, and writes all segments
-    /// anew that say anything else, without it. What is replaced and holds retirements stays, as a list that is being taken must
-    /// not miss these: a prune deletes it an hour later; which these are.
+    /// anew that say anything else, without it. What is replaced and holds retirements stays for an hour, as a list that is being
+    /// taken must not miss these; the next call after that deletes it. Which these are.
     ///
     /// # Errors
     /// What the store says; `Stopped`.
-    pub fn settle(&self, sweep: &Sweep, entries: &[PackEntry], stop: &Stop) -> Result<Vec<SegmentId>> {
+    pub fn settle(&self, sweep: &mut Sweep, entries: &[PackEntry], stop: &Stop) -> Result<Vec<SegmentId>> {
         self.adopt(sweep, entries, stop)?;
         let truth: HashMap<PackId, Vec<u8>> = entries.iter().map(|e| (e.pack, e.encode())).collect();
         let lies = |v: &Vouched| {
             let said = PackEntry::decode(&v.body).ok();
             said.and_then(|e| truth.get(&e.pack)).is_some_and(|truth| *truth != v.body)
         };
+        let (now, listed) = (sweep.now()?, listed(self)?);
+        let replaced = self.replaced(&listed)?;
         let mut left = Vec::new();
-        for name in self.store.names("index/")? {
+        for id in listed.keys() {
             stop.check()?;
-            let Some(id) = id_of(&name, SegmentId::from_hex, segment_name) else { continue };
-            let mut segment = match self.segment(&id) {
+            let name = segment_name(id);
+            let mut segment = match self.segment(id) {
                 Ok(segment) => segment,
                 // Gone, or told and mended as damage.
                 Err(e) if matches!(e.fault(), Fault::Missing | Fault::Damaged) => continue,
@@ -66,20 +68,34 @@ impl Repository {
             }
             segment.entries.retain(|v| !lies(v));
             let has_retired = !segment.retirements.is_empty();
-            if has_retired || !segment.entries.is_empty() {
+            let since = replaced.get(id);
+            if since.is_none() && (has_retired || !segment.entries.is_empty()) {
                 segment.session = Some(sweep.id());
-                segment.replaces.push(id);
+                segment.replaces.push(*id);
                 let published = self.put_segment(segment)?;
                 self.index()?.apply(vec![published.applied], &[], Vec::new())?;
             }
-            if has_retired {
-                left.push(id);
+            if has_retired && since.is_none_or(|since| now - since < KEPT_SECONDS) {
+                left.push(*id);
                 continue;
             }
             sweep.delete(&name)?;
-            self.index()?.apply(Vec::new(), &[id], Vec::new())?;
+            self.index()?.apply(Vec::new(), &[*id], Vec::new())?;
             self.observer.event(Event::Detail(&format!("{name} said what is not so, and was replaced")));
         }
         Ok(left)
+    }
+
+    /// Segments in whose place others are listed, and since when these are, by the store's clock.
+    fn replaced(&self, listed: &BTreeMap<SegmentId, (u64, i64)>) -> Result<HashMap<SegmentId, i64>> {
+        let mut since: HashMap<SegmentId, i64> = HashMap::new();
+        for (by, old) in self.index()?.merged() {
+            let Some((_, written)) = listed.get(&by) else { continue };
+            for id in old {
+                let latest = since.entry(id).or_insert(*written);
+                *latest = (*latest).max(*written);
+            }
+        }
+        Ok(since)
     }
 }

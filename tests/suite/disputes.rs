@@ -1,9 +1,13 @@
 //! Segments that do not agree: one says of a pack what is not so, with a signature that counts. Nobody is served a wrong byte,
 //! nothing is deleted on such a word, a check tells, and a repair asks the packs.
 
+use super::pruning::age;
 use super::scene::{Scene, differences, fill, let_files_settle, same_trees};
 use super::thief::Thief;
+use pastfs::format::object::{Kind, RETIREMENT_CONTEXT};
 use pastfs::format::pack::PackEntry;
+use pastfs::format::segment::Retirement;
+use pastfs::id::{PackId, SessionId};
 use std::fs;
 
 /// Makes the first two chunks of the first frame that has several one byte longer and shorter.
@@ -76,6 +80,34 @@ fn a_lie_beside_the_truth_misleads_nobody_and_a_repair_of_the_index_ends_it() {
     assert!(ran.text().contains("set right: what segments say"), "{}", ran.text());
     assert!(thief.entries().iter().all(|e| !lies.contains(e)), "the lie is there still");
     assert!(thief.entries().len() >= before);
+    is_well(&scene);
+}
+
+/// What is retired must not seem to be there, in no list.
+#[test]
+fn a_lie_among_retirements_stays_for_an_hour_after_it_was_replaced_and_goes_then() {
+    let (scene, thief) = scene("retirements");
+    let lie = thief.entries().into_iter().find_map(twisted).unwrap();
+    let retirement = Retirement {
+        pack: PackId([7; 32]),
+        sweep: SessionId([9; 16]),
+        retired: 1,
+        deleted: None,
+        unknown: Default::default(),
+    };
+    let said = thief.vouched(Kind::Pack.context(), lie.encode());
+    thief.segment(vec![said], vec![thief.vouched(RETIREMENT_CONTEXT, retirement.encode())]);
+    let left = scene.run(["repair", "index"]).code(4).text();
+    assert!(left.contains("an hour from now"), "{left}");
+    let segments = || scene.objects().iter().filter(|o| o.starts_with("index")).count();
+    let before = segments();
+    assert!(thief.entries().contains(&lie));
+    scene.run(["repair", "index"]).code(4);
+    assert_eq!(segments(), before + 1, "what was replaced is replaced again");
+    scene.latest_equals_source();
+    age(&scene, 2 * 3600);
+    scene.run(["repair", "index"]).ok();
+    assert!(!thief.entries().contains(&lie));
     is_well(&scene);
 }
 

@@ -67,14 +67,16 @@ impl Thief {
         IdSecret::from_slice(&self.secrets.id_secret).unwrap().id_keys().id(Kind::Data, bytes)
     }
 
-    fn segment(&self, entries: Vec<Vouched>, retirements: Vec<Vouched>) {
+    /// Puts a segment of these.
+    pub fn segment(&self, entries: Vec<Vouched>, retirements: Vec<Vouched>) {
         let certificates = vec![self.secrets.certificate.clone()];
         let segment = Segment { created: 1, certificates, entries, retirements, ..Segment::default() };
         let object = self.seal(Object::Segment, segment.encode());
         self.put(&format!("index/{}", SegmentId::of_object(&object)), &object);
     }
 
-    fn vouched(&self, context: &str, body: Vec<u8>) -> Vouched {
+    /// Signs a body for a segment.
+    pub fn vouched(&self, context: &str, body: Vec<u8>) -> Vouched {
         let signature = self.signer.sign(context, &self.id, &body);
         Vouched { body, signatures: vec![Signature { author: 0, signature }] }
     }
