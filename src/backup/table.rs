@@ -239,15 +239,15 @@ impl Record {
     }
 }
 
-/// The chunks of a content that lies in no more than its entry; `None` where it has pages of its own.
-pub fn chunks(content: &Content) -> Option<Vec<ChunkId>> {
+/// The chunks of a content that lies in no more than its entry, with their lengths; `None` where it has pages of its own.
+pub fn chunks(content: &Content) -> Option<Vec<(ChunkId, u32)>> {
     match content {
         Content::Inline(_) => Some(Vec::new()),
         Content::Extents(extents) => extents
             .iter()
             .filter(|e| !matches!(e.at, At::Hole))
-            .map(|Extent { at, .. }| match at {
-                At::Chunk(id) => Some(*id),
+            .map(|Extent { at, len }| match at {
+                At::Chunk(id) => Some((*id, u32::try_from(*len).ok()?)),
                 _ => None,
             })
             .collect(),
@@ -300,7 +300,7 @@ mod tests {
         let extent = |at| Extent { len: 1, at };
         assert_eq!(chunks(&Content::Inline(vec![1])), Some(vec![]));
         let short = Content::Extents(vec![extent(At::Hole), extent(At::Chunk(id))]);
-        assert_eq!(chunks(&short), Some(vec![id]));
+        assert_eq!(chunks(&short), Some(vec![(id, 1)]));
         let long = Content::Extents(vec![extent(At::Chunk(id)), extent(At::List(id, 1))]);
         assert_eq!(chunks(&long), None);
     }

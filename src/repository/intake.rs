@@ -322,7 +322,7 @@ impl Intake {
     fn need(&mut self, space: Space, id: &ChunkId) -> Result<Option<Took>> {
         self.stop.check()?;
         if let Some(target) = &self.target
-            && target.claims.knows(id)?
+            && target.claims.knows(id, None)?
         {
             return Ok(Some(Took::Whole));
         }

@@ -1,6 +1,7 @@
 //! What the store holds now: snapshots, notes, and the index brought up to the segments that are listed.
 
 use super::Repository;
+use super::brief::WHOLE_MAX;
 use super::keyring::Author;
 use super::remembered::{Item, Remembered};
 use super::vanished::Vanished;
@@ -24,16 +25,12 @@ const SEGMENTS_AT_ONCE: usize = 4096;
 /// A void note counts only so many seconds after its manifest, by the store's clock.
 pub(super) const VOID_SECONDS: u64 = 3600;
 
-/// Longest private part of a manifest in bytes that is kept in memory: paths of an ordinary backup fit; long lists of
-/// unread files are read again by who wants them.
-const PRIVATE_KEPT: usize = 1024;
-
 /// A snapshot with what notes say of it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Hash of its manifest.
     pub id: SnapshotId,
-    /// What it holds. The private part may be left out: ask [`Repository::private`] for it.
+    /// What it holds. The private part may be shortened or left out: ask [`Repository::private`] for it.
     pub manifest: Manifest,
     /// Tags after all notes, sorted.
     pub tags: Vec<Vec<u8>>,
@@ -46,9 +43,14 @@ pub struct Snapshot {
 impl Snapshot {
     /// A proven manifest, before any note.
     pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: Author) -> Self {
-        if manifest.private.len() > PRIVATE_KEPT {
+        if manifest.private.len() > WHOLE_MAX {
             manifest.private = Vec::new();
         }
+        Self::of(id, manifest, author)
+    }
+
+    /// The same, with all that there is of the private part.
+    pub(super) fn of(id: SnapshotId, manifest: Manifest, author: Author) -> Self {
         let mut tags = manifest.tags.clone();
         tags.sort();
         tags.dedup();
@@ -323,7 +325,7 @@ impl Repository {
         }
         match self.manifest_anywhere(&id) {
             Ok((manifest, author)) => {
-                let snapshot = Arc::new(Snapshot::new(id, manifest, author));
+                let snapshot = Arc::new(self.kept(id, manifest, author));
                 remembered.add(Item::Snapshot(snapshot.clone()));
                 Ok(Some(snapshot))
             }

@@ -4,7 +4,9 @@
 
 mod adopt;
 mod away;
+mod brief;
 mod copying;
+mod dispute;
 mod examine;
 mod far;
 mod healing;
@@ -76,7 +78,6 @@ use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
 use crate::format::pack::{Header, Space};
 use crate::format::slot::{Label, Slot};
-use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
 use crate::pack::Finished;
@@ -422,23 +423,6 @@ impl Repository {
         self.drop_old_views();
         let index = Arc::new(Index::open(&self.index_dir())?);
         Ok(self.index.get_or_init(|| index))
-    }
-
-    /// The part of a manifest that names paths.
-    ///
-    /// # Errors
-    /// `Denied` with a writer key; what the store says where a long one has to be read.
-    pub fn private(&self, snapshot: &Snapshot) -> Result<Private> {
-        let m = &snapshot.manifest;
-        let doing = || format!("reading the paths of snapshot {}", snapshot.id.short());
-        // Sealed ones are never empty: it was too long to be kept.
-        let read = match m.private.is_empty() {
-            true => Some(self.manifest_anywhere(&snapshot.id).doing(doing)?.0.private),
-            false => None,
-        };
-        let sealed = read.as_ref().unwrap_or(&m.private);
-        let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
-        Private::decode(&plain).doing(doing)
     }
 }
 

@@ -164,15 +164,15 @@ impl Writer {
         self.stages.blocked()
     }
 
-    /// Remembers, with the next segment, that a file's content is stored: a killed backup need not read
+    /// Remembers, right before the next segment, that a file's content is stored: a killed backup need not read
     /// it again. The reader of the record looks whether the chunks are known.
     pub fn record(&self, key: [u8; 16], value: Vec<u8>) {
         self.stages.record(key, value);
     }
 
-    /// Whether a chunk is stored already, so that the snapshot may rely on it.
-    pub fn knows(&self, id: &ChunkId) -> bool {
-        self.stages.knows(id)
+    /// Whether a chunk, of this length where it is known, is stored already, so that the snapshot may rely on it.
+    pub fn knows(&self, id: &ChunkId, len: Option<u32>) -> bool {
+        self.stages.knows(id, len)
     }
 
     /// Stops without a snapshot: what is complete is stored, so that the next backup finds it.
@@ -246,7 +246,7 @@ impl Writer {
             return Err(e.while_("writing the snapshot"));
         }
         lease.end();
-        repository.remember(Snapshot::new(id, manifest, author));
+        repository.remember(repository.kept(id, manifest, author));
         repository.keep_index();
         if !repository.keeps_files() {
             // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.

@@ -7,6 +7,7 @@ mod costs;
 mod crowd;
 mod damage;
 mod deaths;
+mod disputes;
 mod errors;
 mod eviction;
 mod far;
