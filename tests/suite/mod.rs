@@ -56,6 +56,7 @@ mod stats;
 mod stores;
 mod syscalls;
 mod thief;
+mod three_stores;
 mod together;
 mod trial;
 mod unreadable;

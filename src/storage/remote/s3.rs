@@ -14,6 +14,7 @@ use crate::storage::place::{Place, S3Place};
 use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use http::StatusCode;
 use opendal::options::{ListOptions, ReaderOptions, WriteOptions};
 use opendal::{Buffer, ErrorKind, HttpTransporter, Metadata, OperationContext, Operator};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -246,7 +247,7 @@ fn trouble(e: &opendal::Error) -> Trouble {
     let mut at = std::error::Error::source(e);
     while let Some(cause) = at {
         if let Some(known) = cause.downcast_ref::<Trouble>() {
-            return Trouble { fault: known.fault, text: known.text.clone(), hint: known.hint };
+            return known.clone();
         }
         let text = cause.to_string();
         if text.to_ascii_lowercase().contains("credential") {
@@ -266,12 +267,24 @@ fn trouble(e: &opendal::Error) -> Trouble {
             .strip_prefix(", message: \"")
             .and_then(|m| m.split_once("\", resource: "))
             .map_or("", |m| m.0);
-        return Trouble::of_s3(code, message, None).or_by(e);
+        let status = status_of(e).and_then(|s| StatusCode::from_u16(s).ok());
+        return Trouble::of_s3(code, message, status).or_by(e);
     }
-    Trouble::new(
-        fault_of(e),
-        format!("{}: {}", e.kind(), e.message()).trim_end_matches([':', ' ']).to_owned(),
-    )
+    let text = format!("{}: {}", e.kind(), e.message()).trim_end_matches([':', ' ']).to_owned();
+    // The answer to a HEAD has no words.
+    match status_of(e) {
+        Some(status @ (500 | 507)) => {
+            Trouble::of_status(StatusCode::from_u16(status).unwrap_or_default(), "")
+        }
+        _ => Trouble::new(fault_of(e), text),
+    }
+}
+
+/// The status of the answer, which opendal keeps in the context of its error alone: `response: Parts { status: 500, …`.
+fn status_of(e: &opendal::Error) -> Option<u16> {
+    let text = e.to_string();
+    let (_, rest) = text.split_once("Parts { status: ")?;
+    rest.get(..3)?.parse().ok()
 }
 
 impl Trouble {
