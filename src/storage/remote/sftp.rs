@@ -7,7 +7,7 @@
 
 use super::answer::Trouble;
 use super::session::{Session, Sessions, Use};
-use super::{AT_A_TIME, Limits, block_on};
+use super::{AT_A_TIME, Limits, again, block_on};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
@@ -344,6 +344,15 @@ impl Sftp {
         Ok((found, inner))
     }
 
+    /// The same; with another session where this one has ended.
+    async fn list_again(&self, session: &Session, folder: String) -> Answered<(Vec<Listed>, Vec<String>)> {
+        match self.list_folder(session, folder.clone()).await {
+            Err(trouble) if trouble.fault == Fault::Busy => {}
+            done => return done,
+        }
+        again(async || self.list_folder(&*self.sessions.get().await?, folder.clone()).await).await
+    }
+
     /// Removes what dead writers left below `tmp/`. It is a courtesy.
     async fn sweep(&self, session: &Session) {
         let Ok((found, _)) = self.list_folder(session, format!("{TEMPORARY}/")).await else { return };
@@ -477,7 +486,7 @@ impl Store for Sftp {
                 while running.len() < AT_A_TIME
                     && let Some(folder) = waiting.pop()
                 {
-                    running.push(self.list_folder(&session, folder));
+                    running.push(self.list_again(&session, folder));
                 }
                 let Some(listed) = running.next().await else { break };
                 let (more, inner) = listed?;

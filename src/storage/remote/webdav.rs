@@ -8,7 +8,7 @@
 use super::answer::Trouble;
 use super::multistatus::{self, Member};
 use super::wire::{Wire, check_plain};
-use super::{AT_A_TIME, Limits, block_on};
+use super::{AT_A_TIME, Limits, again, block_on};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
@@ -292,11 +292,11 @@ impl WebDav {
     }
 
     /// Lists one folder: what is in it, and the folders that are.
-    async fn list_folder(&self, folder: String) -> Answered<(Vec<Listed>, Vec<String>)> {
+    async fn list_folder(&self, folder: &str) -> Answered<(Vec<Listed>, Vec<String>)> {
         let (mut found, mut inner) = (Vec::new(), Vec::new());
         let own = format!("{}/{folder}", self.path);
         let own = own.trim_end_matches('/');
-        for member in self.find(&folder, 1).await?.unwrap_or_default() {
+        for member in self.find(folder, 1).await?.unwrap_or_default() {
             if member.path == own {
                 continue;
             }
@@ -453,7 +453,7 @@ impl Store for WebDav {
                 while running.len() < AT_A_TIME
                     && let Some(folder) = waiting.pop()
                 {
-                    running.push(self.list_folder(folder));
+                    running.push(again(async move || self.list_folder(&folder).await));
                 }
                 let Some(listed) = running.next().await else { return Ok(found) };
                 let (more, inner) = listed.map_err(doing)?;
