@@ -19,10 +19,10 @@ const AWAY: Duration = Duration::from_secs(4);
 /// As in the promise: a minute.
 const AWAY_LONG: Duration = Duration::from_secs(60);
 /// Longer than anybody waits: a command five minutes, a mount one.
-const AWAY_FOR_GOOD: Duration = Duration::from_secs(6 * 60);
-/// A connection of SFTP that breaks one request in ten, as these tests ask: a few breaks in each backup of theirs, and their largest
-/// pack (1.2 MB) comes through in a few tries.
-const BREAKS_ABOUT: u64 = 1 << 20;
+const AWAY_FOR_GOOD: Duration = Duration::from_secs(8 * 60);
+/// After so many bytes a connection of SFTP breaks: the largest pack of the tests that ask for it (1.2 MB) comes through every second
+/// time.
+const BREAKS_ABOUT: u64 = 3 << 19;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -143,6 +143,14 @@ impl Far {
         }
     }
 
+    /// Enough requests failed.
+    #[track_caller]
+    fn was_bad(&self, plan: &Plan) {
+        let asked = self.proxy.asked();
+        let least = if self.kind == Kind::Sftp { 1 } else { 5 };
+        assert!(asked.failed >= least, "{plan:?}: {asked:?}");
+    }
+
     /// What passed through so far, in something like requests.
     fn passed(&self) -> u64 {
         let asked = self.proxy.asked();
@@ -179,8 +187,7 @@ fn requests_that_fail_one_time_in_ten_are_made_again(kind: Kind) {
                 far.proxy.set(|p| *p = plan.clone());
                 days(&scene);
                 nothing_is_lost(&scene);
-                let asked = far.proxy.asked();
-                assert!(asked.failed > 4, "{plan:?}: {asked:?}");
+                far.was_bad(&plan);
             });
         }
     });
@@ -371,8 +378,7 @@ fn a_replica_is_whole_though_one_request_in_ten_failed(kind: Kind) {
                 scene.run(["forget", "-q", &oldest]).ok();
                 scene.run(["replicate".as_ref(), "-q".as_ref(), "--prune".as_ref(), url.as_os_str()]).ok();
                 is_a_replica(&scene, &url);
-                let asked = far.proxy.asked();
-                assert!(asked.failed > 4, "{plan:?}: {asked:?}");
+                far.was_bad(&plan);
             });
         }
     });
@@ -397,11 +403,13 @@ fn a_backup_ends_with_one_error_where_its_server_is_away_for_good_and_the_next_g
     let (scene, far) = scene(kind, "for-good");
     fill(&scene.source(), 4, BIG / 64, 1);
     scene.backup(&[]);
-    fill(&scene.source(), 16, BIG / 16, 2);
+    // Five packs, four of which go at a time: one has come when it goes away.
+    let all = BIG * 10 / 3;
+    fill(&scene.source(), 16, all / 16, 2);
     let before = far.proxy.asked().sent;
     // Longer than the scene's limit of a command.
     let mut child = scene.shell_command("exec $0 backup source 2> told").spawn().unwrap();
-    far.was_sent(before, BIG / 2);
+    far.was_sent(before, all / 20 * 17);
     let began = Instant::now();
     far.proxy.set(|p| p.is_down = true);
     let ended = loop {
@@ -420,8 +428,8 @@ fn a_backup_ends_with_one_error_where_its_server_is_away_for_good_and_the_next_g
     let before = far.proxy.asked().sent;
     scene.backup(&[]);
     let again = far.proxy.asked().sent - before;
-    println!("{kind:?}: {again} bytes were sent by the next one, of {BIG}");
-    assert!(again < (BIG - BIG / 4) as u64, "what had come is not sent again: {again}");
+    println!("{kind:?}: {again} bytes were sent by the next one, of {all}");
+    assert!(again < (all - all / 10) as u64, "what had come is not sent again: {again}");
     nothing_is_lost(&scene);
 }
 
