@@ -25,6 +25,7 @@ mod interrupted;
 mod kills;
 mod listing;
 mod lives;
+mod locked;
 mod manual;
 mod matrix;
 mod model;
