@@ -124,6 +124,40 @@ pub struct OpenOptions {
     pub observer: Arc<dyn Observer>,
 }
 
+/// What a repository is made of once its keys are known.
+struct Opened {
+    keys: Arc<Keyring>,
+    slot: SlotId,
+    config: Config,
+    cache: PathBuf,
+    observer: Arc<dyn Observer>,
+    cache_bytes: u64,
+}
+
+impl Opened {
+    /// The repository in a store; `is_beside` if the same process has opened it in another one too.
+    fn of(self, store: Counted, is_beside: bool) -> Arc<Repository> {
+        Arc::new(Repository {
+            counts: store.counts(),
+            store: Arc::new(store),
+            keys: self.keys,
+            slot: self.slot,
+            config: self.config,
+            cache: self.cache,
+            is_beside,
+            observer: self.observer,
+            index: OnceLock::new(),
+            opening: Mutex::new(()),
+            known: Mutex::default(),
+            told: Mutex::default(),
+            healed: Mutex::default(),
+            spares: Default::default(),
+            near: OnceLock::new(),
+            cache_bytes: AtomicU64::new(self.cache_bytes),
+        })
+    }
+}
+
 /// An opened repository.
 pub struct Repository {
     store: Arc<dyn Store>,
@@ -234,31 +268,14 @@ impl Repository {
     /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
     pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
         let counted = Counted::new(store);
-        let counts = counted.counts();
-        let store: Arc<dyn Store> = Arc::new(counted);
-        let place = store.location();
+        let place = counted.location();
         let (slot, mut keys, config) =
-            opening::opened(&*store, &options.cache, credential, &options.observer)?;
+            opening::opened(&counted, &options.cache, credential, &options.observer)?;
         keys.heed(&config).doing(|| format!("reading config/{} of {place}", config.number))?;
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
-        Ok(Arc::new(Self {
-            store,
-            counts,
-            keys: Arc::new(keys),
-            slot,
-            config,
-            cache,
-            is_beside: false,
-            observer: options.observer,
-            index: OnceLock::new(),
-            opening: Mutex::new(()),
-            known: Mutex::default(),
-            told: Mutex::default(),
-            healed: Mutex::default(),
-            spares: Default::default(),
-            near: OnceLock::new(),
-            cache_bytes: AtomicU64::new(CACHE_BYTES),
-        }))
+        let cache_bytes = CACHE_BYTES;
+        Ok(Opened { keys: Arc::new(keys), slot, config, cache, observer: options.observer, cache_bytes }
+            .of(counted, false))
     }
 
     /// The id that a store's newest config bears, which needs no key and proves nothing.

@@ -7,7 +7,7 @@
 use super::keyring::Keyring;
 use super::listing::{ListedNote, Listing, note_name};
 use super::slots::slot_name;
-use super::{Repository, Right, claimed_by, config_numbers, load_config, newest_config};
+use super::{Opened, Repository, Right, claimed_by, config_numbers, load_config, newest_config};
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
@@ -17,10 +17,9 @@ use crate::format::snapshot::Action;
 use crate::id::{SlotId, SnapshotId};
 use crate::seal::Role;
 use crate::storage::{Counted, Store};
-use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What makes a store one of this repository, as far as it was copied.
 #[derive(Debug, Default)]
@@ -78,25 +77,15 @@ impl Repository {
         config: Config,
         is_beside: bool,
     ) -> Arc<Self> {
-        let counted = Counted::new(store);
-        Arc::new(Self {
-            counts: counted.counts(),
-            store: Arc::new(counted),
+        let opened = Opened {
             keys,
             slot: self.slot,
             config,
             cache: self.cache.clone(),
-            is_beside,
             observer: self.observer.clone(),
-            index: OnceLock::new(),
-            opening: Mutex::new(()),
-            known: Mutex::default(),
-            told: Mutex::default(),
-            healed: Mutex::default(),
-            spares: Default::default(),
-            near: OnceLock::new(),
-            cache_bytes: AtomicU64::new(self.cache_bytes.load(Ordering::Relaxed)),
-        })
+            cache_bytes: self.cache_bytes.load(Ordering::Relaxed),
+        };
+        opened.of(Counted::new(store), is_beside)
     }
 
     /// Whether a store is empty where this machine has seen this repository before: a disk that is not mounted leaves an empty

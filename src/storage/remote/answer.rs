@@ -15,6 +15,9 @@ const TOO_LARGE: &str = "the server takes no objects of this size: packs have 32
 /// How much of a server's answer a message can bear, in characters.
 const EXCERPT: usize = 200;
 
+/// What a server said to one request.
+pub(super) type Answered<T> = std::result::Result<T, Trouble>;
+
 /// A failure with its meaning, on its way through a library that knows nothing of it.
 #[derive(Clone, Debug)]
 pub(super) struct Trouble {
