@@ -7,7 +7,7 @@
 
 use super::answer::{Answered, Trouble};
 use super::session::{Session, Sessions, Use};
-use super::{AT_A_TIME, Limits, block_on, list_below};
+use super::{AT_A_TIME, Limits, again, block_on, list_below};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
@@ -340,6 +340,15 @@ impl Sftp {
         Ok((found, inner))
     }
 
+    /// The same; with another session where this one has ended.
+    async fn list_again(&self, session: &Session, folder: String) -> Answered<(Vec<Listed>, Vec<String>)> {
+        match self.list_folder(session, folder.clone()).await {
+            Err(trouble) if trouble.fault == Fault::Busy => {}
+            done => return done,
+        }
+        again(async || self.list_folder(&*self.sessions.get().await?, folder.clone()).await).await
+    }
+
     /// Removes what dead writers left below `tmp/`. It is a courtesy.
     async fn sweep(&self, session: &Session) {
         let Ok((found, _)) = self.list_folder(session, format!("{TEMPORARY}/")).await else { return };
@@ -467,7 +476,7 @@ impl Store for Sftp {
         check_prefix(prefix)?;
         let doing = || format!("listing {prefix} of {}", self.location);
         self.with(doing, async |session| {
-            let mut found = list_below(prefix, |folder| self.list_folder(&session, folder)).await?;
+            let mut found = list_below(prefix, |folder| self.list_again(&session, folder)).await?;
             // A folder that changes while it is read may show an entry twice.
             found.sort_unstable_by(|a: &Listed, b| a.name.cmp(&b.name));
             found.dedup_by(|a, b| a.name == b.name);
