@@ -384,10 +384,6 @@ impl Store for S3 {
                 if name.ends_with('/') || name.split('/').next() == Some(TEMPORARY) {
                     continue;
                 }
-                if check_name(name).is_err() {
-                    let text = format!("{name:?} cannot be an object, and belongs to no repository");
-                    return Err(Error::damaged(text).while_(doing()));
-                }
                 let metadata = entry.metadata();
                 let (size, modified) = (metadata.content_length(), date(metadata));
                 found.push(Listed { name: name.to_owned(), size, modified });
