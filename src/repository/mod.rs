@@ -382,10 +382,28 @@ impl Drop for Repository {
     }
 }
 
+/// The numbers of the configs that are listed, in any order. Where `config` is a file and nothing is ours, it is another
+/// program's repository.
+fn listed_configs(store: &dyn Store) -> Result<Vec<u64>> {
+    match store.names("config/") {
+        Ok(names) => Ok(names.iter().filter_map(|n| n.strip_prefix("config/")?.parse().ok()).collect()),
+        Err(e)
+            if e.fault() == Fault::Damaged
+                && store.size("config").is_ok()
+                && store.names("packs/").is_ok_and(|packs| packs.is_empty()) =>
+        {
+            let text =
+                format!("there is no repository of pastfs in {}: config is a file there", store.location());
+            Err(Error::new(Fault::NoRepository, text)
+                .hint("restic and borg keep such a file: use the program that made it, or another place"))
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// The numbers of the configs that are listed, rising.
 fn config_numbers(store: &dyn Store) -> Result<Vec<u64>> {
-    let mut numbers: Vec<u64> =
-        store.list("config/")?.iter().filter_map(|l| l.name.strip_prefix("config/")?.parse().ok()).collect();
+    let mut numbers = listed_configs(store)?;
     if numbers.is_empty() {
         return Err(Error::new(
             Fault::NoRepository,

@@ -188,6 +188,9 @@ impl Repository {
 
     /// A key slot that is what its name says; none where the key has ended.
     fn living_slot(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if super::survey::id_of(name, SlotId::from_hex, slot_name).is_none() {
+            return Err(Error::damaged("the name is no id"));
+        }
         let object = self.store.get(name, Kind::Slot.limit())?;
         if slot_name(&SlotId::of_object(&object)) != name {
             return Err(Error::damaged("it is not what its name says"));

@@ -236,11 +236,6 @@ impl S3 {
             if name.ends_with('/') || name.split('/').next() == Some(TEMPORARY) || is_known {
                 continue;
             }
-            if check_name(name).is_err() {
-                return Err(Error::damaged(format!(
-                    "{name:?} cannot be an object, and belongs to no repository"
-                )));
-            }
             let metadata = entry.metadata();
             let (size, modified) = (metadata.content_length(), date(metadata));
             found.push(Listed { name: name.to_owned(), size, modified });

@@ -328,11 +328,12 @@ impl Sftp {
             let (name, about) = (format!("{folder}{base}"), entry.metadata());
             let kind = about.file_type();
             let is_folder = kind.is_some_and(|k| k.is_dir());
-            if check_name(&name).is_err() || !is_folder && !kind.is_none_or(|k| k.is_file()) {
-                let text = format!("{name:?} cannot be an object, and belongs to no repository");
+            // It may lead to a folder, whose objects would look as if they were gone.
+            if kind.is_some_and(|k| k.is_symlink()) {
+                let text = format!("{name:?} is a symbolic link, and a repository holds none");
                 return Err(Trouble::new(Fault::Damaged, text));
             }
-            match is_folder {
+            match is_folder && check_name(&name).is_ok() {
                 true => inner.push(format!("{name}/")),
                 false => found.push(Listed { name, size: about.len().unwrap_or(0), modified: date(&about) }),
             }

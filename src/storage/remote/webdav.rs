@@ -307,11 +307,11 @@ impl WebDav {
                 continue;
             }
             let name = format!("{folder}{base}");
-            if check_name(&name).is_err() {
-                let text = format!("{name:?} cannot be an object, and belongs to no repository");
-                return Err(Trouble::new(Fault::Damaged, text));
-            }
             match member {
+                _ if check_name(&name).is_err() => {
+                    let (size, modified) = (member.size.unwrap_or(0), member.modified.unwrap_or_default());
+                    found.push(Listed { name, size, modified });
+                }
                 Member { is_folder: true, .. } => inner.push(format!("{name}/")),
                 Member { size: Some(size), modified: Some(modified), .. } => {
                     found.push(Listed { name, size, modified });
