@@ -36,6 +36,10 @@ pub enum Fault {
     Bug,
 }
 
+/// What to do where nobody may write, whoever he is.
+const READ_ONLY: &str = "the file system is mounted read-only: where that is not on purpose, the system's log tells why \
+                         (a disk with errors is often made so)";
+
 /// A failure: what we were doing, to what, and why it did not work.
 pub struct Error {
     fault: Fault,
@@ -66,7 +70,9 @@ impl Error {
     }
     /// A failure of the operating system; the fault follows from the kind of error.
     pub fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
-        Self { fault: fault_of_io(&source), doing: doing.into(), hint: None, source: Some(Box::new(source)) }
+        let read_only = source.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+        let hint = read_only.then(|| READ_ONLY.to_owned());
+        Self { fault: fault_of_io(&source), doing: doing.into(), hint, source: Some(Box::new(source)) }
     }
     /// A failure with a cause of any type.
     pub fn with_source(

@@ -51,6 +51,8 @@ pub struct Backup {
     #[arg(long, value_name = "SIZE", value_parser = words::parse_size, help_heading = "What to leave out")]
     exclude_larger_than: Option<u64>,
     /// Leave out what is on other file systems
+    ///
+    /// A path that is named itself is saved all the same, here and with all other ways to leave something out.
     #[arg(short = 'x', long, help_heading = "What to leave out")]
     one_file_system: bool,
     /// Read paths to save from a file, one a line; `-` is the standard input (may be repeated)

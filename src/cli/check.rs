@@ -110,6 +110,7 @@ fn parse_subset(text: &str) -> std::result::Result<Subset, String> {
         let (part, of) = (number(part)?, number(of)?);
         return match (1..=of).contains(&part) {
             true => Ok(Subset::Part { part, of }),
+            false if of == 0 => Err(wrong()),
             false => Err(format!("there is no part {part} of {of}: they count from 1 to {of}")),
         };
     }

@@ -256,7 +256,8 @@ fn salvage(sweep: &Sweep, strays: &Strays, report: &mut IndexReport, stop: &Stop
     let absent: HashSet<PackId> = report.absent.iter().copied().collect();
     let mut mover = Mover::begin(sweep, absent, Compression::default(), stop.clone())?;
     for stray in &strays.damaged {
-        let info = stray.info();
+        let info = Arc::new(stray.info());
+        mover.plan(&info, stray.frames());
         let moved = mover.take(&info, stray.frames(), |_| Ok(true))?;
         if let Some(told) = report.damaged.iter_mut().find(|d| d.pack == info.id) {
             told.saved = moved.chunks;

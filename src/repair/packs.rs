@@ -274,7 +274,8 @@ fn empty(
         let info = repository.index()?.pack(&entry.pack)?;
         let info = info.ok_or_else(|| Error::damaged("no index segment names it any more")).doing(doing)?;
         let bad: HashSet<u32> = examined.bad.iter().copied().collect();
-        let whole = (0..info.frames.len() as u32).filter(|n| !bad.contains(n));
+        let whole: Vec<u32> = (0..info.frames.len() as u32).filter(|n| !bad.contains(n)).collect();
+        mover.plan(&info, whole.iter().copied());
         told.saved = mover.take(&info, whole, |_| Ok(true)).doing(doing)?.chunks;
         if let Some(replica) = &replica {
             told.fetched = mover.fetch(&info, &examined.chunks, replica).doing(doing)?;

@@ -210,19 +210,7 @@ impl Repository {
         listed();
         let remembered = remembered.as_mut().ok_or_else(|| Error::bug("reading the cache panicked"))?;
         let mut notes: Vec<ListedNote> = Vec::new();
-        let mut unread = Vec::new();
-        let mut noted = HashSet::new();
-        for name in note_names {
-            if let Some(id) = self.id_of(&name, NoteId::from_hex)? {
-                noted.insert(id);
-                match self.known_note(remembered, id)? {
-                    Some(note) => notes.push(ListedNote { id, note }),
-                    None => unread.push(name),
-                }
-            } else {
-                unread.push(name);
-            }
-        }
+        let (noted, mut unread) = self.read_notes(remembered, note_names, &mut notes)?;
         let mut manifests = Vec::new();
         let mut listed = HashSet::new();
         let mut ids = Vec::with_capacity(manifest_names.len());
@@ -273,7 +261,7 @@ impl Repository {
     }
 
     /// The id in the name of an object; a name that holds none is told.
-    fn id_of<T>(&self, name: &str, from_hex: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+    pub(super) fn id_of<T>(&self, name: &str, from_hex: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
         let id = name.rsplit_once('/').and_then(|(_, id)| from_hex(id));
         if id.is_none() {
             self.tell(name, Error::damaged("the name is no id"))?;
@@ -281,7 +269,11 @@ impl Repository {
         Ok(id)
     }
 
-    fn known_note(&self, remembered: &mut Remembered, id: NoteId) -> Result<Option<Arc<(Note, Author)>>> {
+    pub(super) fn known_note(
+        &self,
+        remembered: &mut Remembered,
+        id: NoteId,
+    ) -> Result<Option<Arc<(Note, Author)>>> {
         if let Some(note) = remembered.notes.get(&id) {
             return Ok(Some(note.clone()));
         }

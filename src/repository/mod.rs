@@ -3,8 +3,11 @@
 //! Writers go packs, segments, manifest; readers list manifests, then segments. Nobody waits for a lock.
 
 mod adopt;
+mod ahead;
 mod away;
+mod both;
 mod brief;
+mod cache;
 mod copying;
 mod dispute;
 mod examine;
@@ -22,6 +25,7 @@ mod needs;
 mod notes;
 mod opening;
 mod pace;
+mod parents;
 mod process;
 mod putback;
 mod reader;
@@ -46,6 +50,7 @@ mod vouch;
 mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
+pub use both::{Both, Glance};
 pub use examine::Examined;
 pub use homecoming::Whole;
 pub use intake::{Again, Intake, Taken};
@@ -166,7 +171,7 @@ pub struct Repository {
     /// Another store of this repository is in use as well: this one has an index of its own in the cache.
     is_beside: bool,
     observer: Arc<dyn Observer>,
-    index: OnceLock<Arc<Index>>,
+    index: OnceLock<(Arc<Index>, Option<cache::Tenancy>)>,
     opening: Mutex<()>,
     known: Mutex<listing::Known>,
     /// What was reported already: once is enough.
@@ -279,16 +284,7 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, or what the store says.
     pub fn claimed_id(store: &dyn Store) -> Result<RepositoryId> {
-        let place = store.location();
-        let numbers = store.list("config/")?;
-        let newest = numbers.iter().filter_map(|l| l.name.strip_prefix("config/")?.parse::<u64>().ok()).max();
-        let newest = newest
-            .ok_or_else(|| Error::new(Fault::NoRepository, format!("there is no repository in {place}")))?;
-        let name = format!("config/{newest}");
-        let object = store.get(&name, Kind::Config.limit())?;
-        let signed = body(Kind::Config, &object).and_then(Signed::decode);
-        let config = signed.and_then(|s| Config::decode(&s.body));
-        config.map(|c| c.repository).doing(|| format!("reading {name} of {place}"))
+        claimed_by(store, &config_numbers(store)?)
     }
 
     /// Drawn when it was made.
@@ -369,61 +365,6 @@ impl Repository {
         let params = Params::from_parts(self.config.chunker, &self.config.chunker_parameters)?;
         Chunker::new(params, self.keys.chunker_seed())
     }
-
-    /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
-    /// key has an index of its own.
-    ///
-    /// Of two stores that one process has open each has its own too. That is for speed alone: what counts is what a store lists
-    /// now, so that two places which share an index are told apart by one listing, and load all of it anew in turn.
-    fn index_dir(&self) -> PathBuf {
-        let view = self.view_dir();
-        match self.is_beside {
-            false => view,
-            true => view.join(format!("place-{}", digest(self.location().as_bytes()))),
-        }
-    }
-
-    fn view_dir(&self) -> PathBuf {
-        let who = match self.keys.role {
-            Role::Full | Role::Reader => [0; 32],
-            Role::Writer => self.keys.public(),
-        };
-        if who == [0; 32] && self.config.ended.is_empty() && self.config.since == 1 {
-            return self.cache.clone();
-        }
-        // What counted while a key had not ended is another view.
-        let state = [&self.config.since.to_le_bytes()[..], &self.config.ended.concat()].concat();
-        self.cache.join(format!("view-{}-{}", digest(&who), digest(&state)))
-    }
-
-    /// Views of before keys have ended are of no use to anybody who opens the repository from now on.
-    fn drop_old_views(&self) {
-        let dir = self.view_dir();
-        let name = dir.file_name().and_then(|n| n.to_str());
-        let Some((who, _)) = name.and_then(|n| n.rsplit_once('-')).filter(|(n, _)| n.starts_with("view-"))
-        else {
-            return;
-        };
-        for entry in std::fs::read_dir(&self.cache).into_iter().flatten().flatten() {
-            let other = entry.file_name();
-            let is_old = other.to_str().and_then(|n| n.rsplit_once('-')).is_some_and(|(n, _)| n == who);
-            if is_old && entry.path() != dir {
-                // It costs space alone if it stays.
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-    }
-
-    /// Opened when it is first needed: `key list` needs none.
-    pub(crate) fn index(&self) -> Result<&Arc<Index>> {
-        let _one = self.opening.lock();
-        if let Some(index) = self.index.get() {
-            return Ok(index);
-        }
-        self.drop_old_views();
-        let index = Arc::new(Index::open(&self.index_dir())?);
-        Ok(self.index.get_or_init(|| index))
-    }
 }
 
 impl Drop for Repository {
@@ -441,15 +382,28 @@ impl Drop for Repository {
     }
 }
 
-/// Names folders of the cache.
-fn digest(bytes: &[u8]) -> String {
-    hex(&blake3::hash(bytes).as_bytes()[..8])
+/// The numbers of the configs that are listed, in any order. Where `config` is a file and nothing is ours, it is another
+/// program's repository.
+fn listed_configs(store: &dyn Store) -> Result<Vec<u64>> {
+    match store.names("config/") {
+        Ok(names) => Ok(names.iter().filter_map(|n| n.strip_prefix("config/")?.parse().ok()).collect()),
+        Err(e)
+            if e.fault() == Fault::Damaged
+                && store.size("config").is_ok()
+                && store.names("packs/").is_ok_and(|packs| packs.is_empty()) =>
+        {
+            let text =
+                format!("there is no repository of pastfs in {}: config is a file there", store.location());
+            Err(Error::new(Fault::NoRepository, text)
+                .hint("restic and borg keep such a file: use the program that made it, or another place"))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// The numbers of the configs that are listed, rising.
 fn config_numbers(store: &dyn Store) -> Result<Vec<u64>> {
-    let mut numbers: Vec<u64> =
-        store.list("config/")?.iter().filter_map(|l| l.name.strip_prefix("config/")?.parse().ok()).collect();
+    let mut numbers = listed_configs(store)?;
     if numbers.is_empty() {
         return Err(Error::new(
             Fault::NoRepository,
@@ -484,6 +438,19 @@ fn unlock(
 }
 
 /// The config of the highest of these ascending numbers that proves; those above it are told.
+/// The id that the newest of these configs claims, before anything is proven.
+fn claimed_by(store: &dyn Store, numbers: &[u64]) -> Result<RepositoryId> {
+    let place = store.location();
+    let newest = numbers.iter().max();
+    let newest = newest
+        .ok_or_else(|| Error::new(Fault::NoRepository, format!("there is no repository in {place}")))?;
+    let name = format!("config/{newest}");
+    let object = store.get(&name, Kind::Config.limit())?;
+    let signed = body(Kind::Config, &object).and_then(Signed::decode);
+    let config = signed.and_then(|s| Config::decode(&s.body));
+    config.map(|c| c.repository).doing(|| format!("reading {name} of {place}"))
+}
+
 fn newest_config(
     store: &dyn Store,
     keys: &Keyring,

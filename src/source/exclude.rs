@@ -102,9 +102,9 @@ fn add(builder: &mut GitignoreBuilder, pattern: &str) -> std::result::Result<(),
 fn wrong(pattern: &str, place: Option<(&Path, usize)>, why: &str) -> Error {
     Error::misuse(match place {
         Some((file, line)) => {
-            format!("the exclude pattern `{pattern}` in line {line} of {} is wrong: {why}", file.display())
+            format!("the pattern `{pattern}` in line {line} of {} is wrong: {why}", file.display())
         }
-        None => format!("the exclude pattern `{pattern}` is wrong: {why}"),
+        None => format!("the pattern `{pattern}` is wrong: {why}"),
     })
 }
 

@@ -8,10 +8,11 @@ use super::{Exclude, Item, Kind, Options};
 use crate::fault::{Doing, Error, Fault, Result};
 use rustix::fs::{OFlags, RawDir, statat};
 use rustix::io::Errno;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::mem::MaybeUninit;
+use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +35,9 @@ pub(super) struct Rules {
     /// Mounts of pastfs: kept as empty folders.
     past: HashSet<PathBuf>,
     tags: Vec<Tag>,
+    /// Given paths that lie below other given ones: they are saved whatever the rules say of what is around them,
+    /// and one that is not there is told.
+    named: BTreeSet<PathBuf>,
 }
 
 /// A file whose presence says that the rest of its folder is not worth saving.
@@ -43,7 +47,7 @@ struct Tag {
 }
 
 impl Rules {
-    pub(super) fn new(options: &Options, past: HashSet<PathBuf>) -> Result<Self> {
+    pub(super) fn new(options: &Options, past: HashSet<PathBuf>, named: BTreeSet<PathBuf>) -> Result<Self> {
         let mut tags = Vec::new();
         if options.exclude_caches {
             tags.push(Tag { name: CACHE_TAG.to_vec(), header: CACHE_SIGNATURE.to_vec() });
@@ -58,7 +62,20 @@ impl Rules {
             skip: options.skip.iter().copied().collect(),
             past,
             tags,
+            named,
         })
+    }
+    /// The given paths at or below `path` that lie below another given one, in their order.
+    fn named_from<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let from = (Bound::Included(path), Bound::Unbounded);
+        self.named.range::<Path, _>(from).map(PathBuf::as_path).take_while(move |p| p.starts_with(path))
+    }
+    /// Names in the folder `path` that are given or lead to what is, sorted, each once.
+    fn named_in(&self, path: &Path) -> Vec<Vec<u8>> {
+        let below = self.named_from(path).filter_map(|p| p.strip_prefix(path).ok()?.iter().next());
+        let mut names: Vec<Vec<u8>> = below.map(|n| n.as_bytes().to_vec()).collect();
+        names.dedup();
+        names
     }
     pub(super) fn skips(&self, device: u64, inode: u64) -> bool {
         self.skip.contains(&(device, inode))
@@ -96,8 +113,16 @@ pub(super) struct Job {
     pub(super) name: Vec<u8>,
     pub(super) device: u64,
     pub(super) inode: u64,
+    pub(super) asked: Asked,
+}
+
+/// What given paths make of a folder.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asked {
     /// Its path was given: it may lie on another file system.
-    pub(super) given: bool,
+    given: bool,
+    /// It is left out but for what leads to given paths.
+    narrow: bool,
 }
 
 /// An entry of a folder, in the order of the stream.
@@ -168,6 +193,8 @@ pub(super) struct Rest {
     bytes: Vec<u8>,
     names: Vec<Name>,
     next: usize,
+    /// Only names that are given or lead to what is.
+    narrow: bool,
     /// Where the folder stands in the walk; see [`Slot::key`].
     key: Option<Vec<u32>>,
 }
@@ -218,13 +245,20 @@ impl Lister {
             Err(e) => return Listing::failed(failed(e)),
         };
         if (raw.st_dev, raw.st_ino) != (job.device, job.inode) {
-            if self.rules.skips(raw.st_dev, raw.st_ino) && !job.given {
+            if self.rules.skips(raw.st_dev, raw.st_ino) && !job.asked.given {
                 return Listing { vanished: true, ..listing };
             }
             listing.renewed = item(&mut self.owners, &job.parent, &job.name, &raw).ok();
-            if self.rules.one_file_system && raw.st_dev != job.parent.device() && !job.given {
-                return listing;
+            if self.rules.one_file_system && raw.st_dev != job.parent.device() && !job.asked.given {
+                if self.rules.named_in(&path()).is_empty() {
+                    return listing;
+                }
+                listing.rest.narrow = true;
             }
+        }
+        listing.rest.narrow |= job.asked.narrow;
+        if let Some(now) = &mut listing.renewed {
+            now.ancestor = listing.rest.narrow;
         }
         if let Err(e) = self.names(&dir, &mut listing.rest) {
             listing.error = Some(failed(e));
@@ -269,7 +303,9 @@ impl Lister {
             stats[i as usize] = statat(&*fd, rest.name(&names[i as usize]), LOOK);
         }
         // Paths are only needed to compare them.
-        let mut path = (!self.rules.exclude.is_empty() || !self.rules.past.is_empty()).then(|| dir.path());
+        let rules = &self.rules;
+        let compared = !rules.exclude.is_empty() || !rules.past.is_empty() || !rules.named.is_empty();
+        let mut path = compared.then(|| dir.path());
         let mut entries = Vec::with_capacity(names.len());
         for ((i, name), stat) in range.zip(names).zip(stats) {
             let name = rest.name(name);
@@ -282,7 +318,10 @@ impl Lister {
                 key.push(i as u32);
                 key
             });
-            entries.extend(self.judge(dir, name, path.as_deref(), stat, key));
+            match path.as_deref().filter(|p| self.rules.named_from(p).next().is_some()) {
+                Some(path) => entries.extend(self.named(dir, name, path, stat, (rest.narrow, key))),
+                None => entries.extend(self.judge(dir, name, path.as_deref(), stat, key)),
+            }
             if let Some(path) = &mut path {
                 path.pop();
             }
@@ -329,7 +368,49 @@ impl Lister {
         if past || (rules.one_file_system && item.device != dir.device()) {
             return Some(Entry::Folder(item, Next::Nothing));
         }
-        Some(whole(item, false, key))
+        Some(whole(item, Asked::default(), key))
+    }
+
+    /// The entries of a name that is given or leads to what is, below a folder that is saved anyway. A folder that the
+    /// rules leave out is entered for what leads on alone; and what cannot be reached is told, as nothing else would.
+    fn named(
+        &mut self,
+        dir: &Arc<Dir>,
+        name: &[u8],
+        path: &Path,
+        stat: rustix::io::Result<rustix::fs::Stat>,
+        (narrow, key): (bool, Option<Vec<u32>>),
+    ) -> Vec<Entry> {
+        let rules = self.rules.clone();
+        let given = rules.named.contains(path);
+        let judged = match (given, narrow) {
+            (true, _) => Some(self.given(dir, name, key.clone())),
+            (false, true) => None,
+            (false, false) => self.judge(dir, name, Some(path), stat, key.clone()),
+        };
+        let mut entries = Vec::new();
+        let error = match judged {
+            Some(Entry::Folder(item, Next::Whole(slot))) => {
+                return vec![Entry::Folder(item, Next::Whole(slot))];
+            }
+            Some(Entry::Leaf(item)) => {
+                entries.push(Entry::Leaf(item));
+                no_folder(path)
+            }
+            Some(Entry::Failed(failure)) if given => return vec![Entry::Failed(failure)],
+            _ => match self.look(dir, name) {
+                Ok(item) if item.kind != Kind::Folder => no_folder(path),
+                Ok(item) if rules.skips(item.device, item.inode) => own(path),
+                Ok(mut item) => {
+                    item.ancestor = true;
+                    return vec![whole(item, Asked { given: false, narrow: true }, key)];
+                }
+                Err(failure) => failure.error,
+            },
+        };
+        let below = rules.named_from(path).filter(|p| !given || *p != path);
+        entries.extend(below.map(|p| unreached(p, &error)));
+        entries
     }
 
     /// The entry of a path that was given: no rule but `skip` is asked.
@@ -343,11 +424,18 @@ impl Lister {
         }
         if self.rules.skips(item.device, item.inode) {
             let path = item.path();
-            let error = format!("{} belongs to the repository, which is not saved in itself", path.display());
-            return Entry::Failed(Failure { path, error: Error::misuse(error) });
+            let error = own(&path);
+            return Entry::Failed(Failure { path, error });
         }
-        whole(item, true, key)
+        whole(item, Asked { given: true, narrow: false }, key)
     }
+
+    /// Failures of the given paths that lie below `path`, which is given and no folder.
+    pub(super) fn below_leaf(&self, path: &Path) -> Vec<Entry> {
+        let below = self.rules.named_from(path).filter(|p| *p != path);
+        below.map(|p| unreached(p, &no_folder(path))).collect()
+    }
+
     /// The item of that name.
     pub(super) fn look(&mut self, dir: &Arc<Dir>, name: &[u8]) -> std::result::Result<Item, Failure> {
         let raw = dir.fd().and_then(|fd| Ok(statat(&*fd, at(name), LOOK)?));
@@ -387,10 +475,29 @@ impl Lister {
         names.dedup_by(|a, b| text(a) == text(b));
 
         let present = self.rules.tags.iter().filter(|t| rest.find(&t.name).is_some() && t.holds(&*fd));
-        let present: Vec<&[u8]> = present.map(|t| t.name.as_slice()).collect();
-        if !present.is_empty() {
+        let tagged: Vec<&[u8]> = present.map(|t| t.name.as_slice()).collect();
+        let named = match self.rules.named.is_empty() {
+            true => Vec::new(),
+            false => self.rules.named_in(&dir.path()),
+        };
+        // One that is given and not there is told when it is looked at.
+        let absent: Vec<&[u8]> = named.iter().map(Vec::as_slice).filter(|n| rest.find(n).is_none()).collect();
+        if !tagged.is_empty() || rest.narrow {
             let bytes = &rest.bytes;
-            rest.names.retain(|n| present.contains(&&bytes[n.start..n.start + usize::from(n.len)]));
+            rest.names.retain(|n| {
+                let name = &bytes[n.start..n.start + usize::from(n.len)];
+                tagged.contains(&name) || named.binary_search_by(|known| known.as_slice().cmp(name)).is_ok()
+            });
+        }
+        if !absent.is_empty() {
+            for name in absent {
+                let Ok(len) = u16::try_from(name.len()) else { continue };
+                rest.names.push(Name { inode: 0, start: rest.bytes.len(), len });
+                rest.bytes.extend_from_slice(name);
+            }
+            let (bytes, names) = (&rest.bytes, &mut rest.names);
+            let text = |n: &Name| &bytes[n.start..n.start + usize::from(n.len)];
+            names.sort_unstable_by(|a, b| text(a).cmp(text(b)));
         }
         result
     }
@@ -415,15 +522,33 @@ fn item(
     })
 }
 
-fn whole(item: Item, given: bool, key: Option<Vec<u32>>) -> Entry {
+fn whole(item: Item, asked: Asked, key: Option<Vec<u32>>) -> Entry {
     let job = Job {
         parent: item.parent.clone(),
         name: item.name.clone(),
         device: item.device,
         inode: item.inode,
-        given,
+        asked,
     };
     Entry::Folder(item, Next::Whole(Slot::new(job, key)))
+}
+
+/// Why there is nothing below `path`.
+pub(super) fn no_folder(path: &Path) -> Error {
+    Error::new(Fault::Missing, format!("{} is no folder", path.display()))
+}
+
+/// Why the repository and its caches are not saved.
+fn own(path: &Path) -> Error {
+    Error::misuse(format!("{} belongs to the repository, which is not saved in itself", path.display()))
+}
+
+/// The failure of a given path that cannot be reached because of `error`.
+pub(super) fn unreached(path: &Path, error: &Error) -> Entry {
+    let what = if error.fault() == Fault::Missing { "looking for" } else { "reaching" };
+    let doing = format!("{what} {}", path.display());
+    let error = Error::with_source(error.fault(), doing, error.chain());
+    Entry::Failed(Failure { path: path.to_path_buf(), error })
 }
 
 fn look_failed(dir: &Arc<Dir>, name: &[u8], e: std::io::Error) -> Failure {
@@ -477,11 +602,6 @@ fn unescape(text: &[u8]) -> OsString {
         }
     }
     std::os::unix::ffi::OsStringExt::from_vec(bytes)
-}
-
-/// Whether this is about what is not there.
-pub(super) fn missing(error: &Error) -> bool {
-    error.fault() == Fault::Missing
 }
 
 #[cfg(test)]

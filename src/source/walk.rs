@@ -2,11 +2,11 @@
 
 use super::ahead::Ahead;
 use super::dir::{Dir, For};
-use super::list::{Entry, Failure, Lister, Listing, Next, Rest, Rules, missing, past_mounts};
+use super::list::{Entry, Failure, Lister, Listing, Next, Rest, Rules, no_folder, past_mounts, unreached};
 use super::{Event, Item, Kind, Options, absolute};
 use crate::fault::{Doing, Error, Fault, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -19,7 +19,7 @@ const OPEN: usize = 128;
 /// What is to be saved of an ancestor of given paths.
 #[derive(Default)]
 pub(super) struct Plan {
-    /// All of it; then there is nothing below. The number sorts given paths as the walk goes.
+    /// All of it; then there is nothing below, as [`Rules`] knows what else is given there. The number sorts given paths as the walk goes.
     given: Option<u32>,
     below: BTreeMap<Vec<u8>, Plan>,
 }
@@ -55,6 +55,7 @@ impl Walk {
             return Err(Error::misuse("there is no path to save"));
         }
         let mut plan = Plan::default();
+        let mut given = BTreeSet::new();
         let mut absent = Vec::new();
         let mut first = None;
         for path in &options.paths {
@@ -67,6 +68,7 @@ impl Walk {
                 }
             }
             plan.add(&path);
+            given.insert(path);
         }
         if absent.len() == options.paths.len()
             && let Some(e) = first
@@ -79,7 +81,9 @@ impl Walk {
         }
         plan.number(&mut 0);
         raise_limit();
-        let rules = Arc::new(Rules::new(&options, past_mounts()?)?);
+        let inside = |p: &&PathBuf| p.ancestors().skip(1).any(|above| given.contains(above));
+        let named = given.iter().filter(inside).cloned().collect();
+        let rules = Arc::new(Rules::new(&options, past_mounts()?, named)?);
         let (root, _) = Dir::root().doing(|| "opening /")?;
         Ok(Self {
             ahead: Ahead::new(options.threads, &rules)?,
@@ -169,6 +173,10 @@ impl Walk {
             if let Some(number) = below.given {
                 let key = self.key(number);
                 entries.push(self.lister.given(dir, &name, key));
+                if let Some(Entry::Leaf(item)) = entries.last() {
+                    let lost = self.lister.below_leaf(&item.path());
+                    entries.extend(lost);
+                }
                 continue;
             }
             let path = dir.path().join(OsStr::from_bytes(&name));
@@ -176,10 +184,7 @@ impl Walk {
                 Ok(item) if item.kind == Kind::Folder => {
                     entries.push(Entry::Folder(item, Next::Ancestor(below)));
                 }
-                Ok(_) => {
-                    let error = Error::new(Fault::Missing, format!("{} is no folder", path.display()));
-                    entries.extend(below.failures(&path, &error));
-                }
+                Ok(_) => entries.extend(below.failures(&path, &no_folder(&path))),
                 Err(failure) => entries.extend(below.failures(&path, &failure.error)),
             }
         }
@@ -267,10 +272,7 @@ impl Plan {
         let mut todo = vec![(path.to_path_buf(), self)];
         while let Some((path, plan)) = todo.pop() {
             if plan.given.is_some() {
-                let what = if missing(error) { "looking for" } else { "reaching" };
-                let doing = format!("{what} {}", path.display());
-                let error = Error::with_source(error.fault(), doing, error.chain());
-                entries.push(Entry::Failed(Failure { path: path.clone(), error }));
+                entries.push(unreached(&path, error));
             }
             for (name, below) in plan.below.iter().rev() {
                 todo.push((path.join(OsStr::from_bytes(name)), below));

@@ -45,13 +45,45 @@ fn folders_on_the_way_are_ancestors_that_hold_only_what_leads_on() {
 fn a_missing_path_fails_in_its_place_and_only_if_all_are_missing_the_walk_does() {
     let tree = Tree::new().with(&["a", "c/d", "e"]);
     let options = paths(&tree, &["e", "c/no/way", "b", "a", "a/below"]);
-    assert_eq!(tree.told(options), "a !b +c !c/no/way - e");
+    assert_eq!(tree.told(options), "a !a/below !b +c !c/no/way - e");
     let gone = Walk::new(paths(&tree, &["x", "y/z"])).err().unwrap();
     assert_eq!(gone.fault(), Fault::Missing);
     assert!(gone.to_string().contains("/x, ") && gone.to_string().ends_with("/y/z"), "{gone}");
     let below = Walk::new(paths(&tree, &["a/below"])).err().unwrap();
     assert_eq!(below.fault(), Fault::Missing);
     assert_eq!(Walk::new(Options::default()).err().unwrap().fault(), Fault::Misuse);
+}
+
+#[test]
+fn a_path_below_another_given_one_is_saved_whatever_is_left_out_around_it_or_told_where_it_is_not_there() {
+    let tree = Tree::new().with(&["a/out/in/f", "a/out/other", "a/x", "c/CACHEDIR.TAG", "c/f", "c/g/h"]);
+    std::fs::write(tree.path("c/CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55").unwrap();
+    let given = |list: &[&str]| {
+        let all = std::iter::once(tree.0.clone()).chain(list.iter().map(|p| tree.path(p)));
+        Options { paths: all.collect(), exclude_caches: true, ..excluding(&tree, &["out", "x"]) }
+    };
+    assert_eq!(tree.told(given(&[])), "+a - +c CACHEDIR.TAG -");
+    for threads in [0, 2] {
+        let told = |list: &[&str]| tree.told(Options { threads, ..given(list) });
+        assert_eq!(told(&["a/out/in", "c/g"]), "+a +out +in f - - - +c CACHEDIR.TAG +g h - -");
+        assert_eq!(
+            told(&["a/out", "a/x", "c/f"]),
+            "+a +out in other - x - +c CACHEDIR.TAG f -".replace("in ", "+in f - ")
+        );
+        assert_eq!(
+            told(&["a/no", "a/x/y", "a/out/no/way"]),
+            "+a !a/no +out !a/out/no/way - !a/x/y - +c CACHEDIR.TAG -"
+        );
+    }
+    let whole = Walk::new(given(&["a/out/in"])).unwrap();
+    let way = whole.filter_map(|e| match e {
+        Event::Enter(item) if item.ancestor => Some(item.path()),
+        _ => None,
+    });
+    assert_eq!(way.last(), Some(tree.path("a/out")), "it is on the way, and not saved as such");
+    let repo = std::fs::metadata(tree.path("a/out")).unwrap();
+    let skipping = Options { skip: vec![(repo.dev(), repo.ino())], ..given(&["a/out/in"]) };
+    assert_eq!(tree.told(skipping), "+a !a/out/in - +c CACHEDIR.TAG -");
 }
 
 #[test]
@@ -144,8 +176,12 @@ fn other_file_systems_stay_empty_folders_unless_they_are_given() {
     let options = Options { one_file_system: true, ..tree.options() };
     assert_eq!(tree.told(tree.options()), "+here f - +mount inside -");
     assert_eq!(tree.told(options.clone()), "+here f - +mount -");
-    let given = Options { paths: vec![tree.path("here"), tree.path("mount")], ..options };
+    let given = Options { paths: vec![tree.path("here"), tree.path("mount")], ..options.clone() };
     assert_eq!(tree.told(given), "+here f - +mount inside -");
+    std::fs::create_dir(tree.path("mount/folder")).unwrap();
+    let both = |inner: &str| Options { paths: vec![tree.0.clone(), tree.path(inner)], ..options.clone() };
+    assert_eq!(tree.told(both("mount")), "+here f - +mount +folder - inside -");
+    assert_eq!(tree.told(both("mount/folder")), "+here f - +mount +folder - -");
 }
 
 #[test]

@@ -17,10 +17,11 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,10 @@ use std::sync::Arc;
 const COMPARE_BYTES: usize = 256 * 1024;
 /// Folders remembered as durable; ours are about 300, and forgetting them costs only some syncs.
 const SETTLED_FOLDERS: usize = 4096;
+
+/// What to do about a file or a link where a folder of the repository must be, or the reverse.
+const OUT_OF_PLACE: &str = "something else stands where a part of the repository must be: look at what it is, and move it \
+                            elsewhere; `pastfs check` tells what is missing then";
 
 /// `NONBLOCK`: a FIFO in place of an object must not hang us.
 const OBJECT: OFlags = OFlags::RDONLY
@@ -104,7 +109,7 @@ impl Local {
     fn failed(&self, doing: String, e: io::Error) -> Error {
         match e.raw_os_error() {
             Some(libc::ELOOP | libc::ENOTDIR | libc::EISDIR | libc::ENXIO) => {
-                Error::with_source(Fault::Damaged, doing, e)
+                Error::with_source(Fault::Damaged, doing, e).hint(OUT_OF_PLACE)
             }
             Some(libc::ENOENT) if self.is_removed() => {
                 let text = format!("{} was removed", self.path.display());
@@ -292,6 +297,12 @@ impl Local {
         Ok(found)
     }
 
+    /// Whether a symbolic link may hide objects: they would look as if they were gone.
+    fn leads_to_folder(&self, folder: BorrowedFd<'_>, base: &CStr) -> bool {
+        let led = retry_on_intr(|| rustix::fs::statat(folder, base, AtFlags::empty()));
+        led.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
     /// Lists one folder into `found`, and the folders in it into `inner`.
     fn list_folder(
         &self,
@@ -329,10 +340,12 @@ impl Local {
             };
             let base = String::from_utf8_lossy(bytes);
             let name = if in_root { base.into_owned() } else { [folder, "/", &base].concat() };
-            if !matches!(kind, FileType::RegularFile | FileType::Directory) || check_name(&name).is_err() {
-                return Err(damaged(format!("{name:?} cannot be an object, and belongs to no repository")));
+            if kind == FileType::Symlink && self.leads_to_folder(entries.fd()?, entry.file_name()) {
+                let text =
+                    format!("{name:?} is a symbolic link to a folder, and a repository holds no such link");
+                return Err(damaged(text));
             }
-            if kind == FileType::Directory {
+            if kind == FileType::Directory && check_name(&name).is_ok() {
                 inner.push(name);
                 continue;
             }

@@ -109,7 +109,9 @@ pub trait Store: Send + Sync {
 
     /// All objects below a folder, at any depth, in any order and each once: `packs/`, `packs/3f/`, or
     /// `""` for the whole store. All of them or an error, never a part; a folder that is not there holds
-    /// none. Temporary files never appear.
+    /// none. Temporary files never appear. What has the name of no object, and what is no file (a folder only where
+    /// its name is no object's either), is listed as well, with a name that may be written differently: who lists knows
+    /// its own, and what stands where an object must be is `Damaged` when it is read.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
 
     /// The other hint: these bytes were read in their order, and will not be asked for again soon.

@@ -88,6 +88,9 @@ impl Place {
     /// # Errors
     /// `Misuse` for a URL that is none of ours, or holds a secret.
     pub fn parse(text: &OsStr) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::misuse("the place of a repository is empty"));
+        }
         let Some((scheme, rest)) = text.to_str().and_then(|t| t.split_once("://")) else {
             return Ok(Self::Local(text.into()));
         };
@@ -114,6 +117,10 @@ impl Place {
             )
             .hint(HOW_TO_LOG_IN));
         }
+        if !["s3", "webdav", "webdavs", "sftp"].contains(&scheme) {
+            return Err(wrong(&format!("there are {SCHEMES}, and folders, which are written as they are"))
+                .hint(format!("a folder of that very name is ./{}", text.display())));
+        }
         if host.is_empty() {
             return Err(wrong("it names no host or bucket"));
         }
@@ -129,9 +136,7 @@ impl Place {
                 let path = segments(&decode(path)).ok_or_else(|| wrong(BAD_PATH))?;
                 Ok(Self::WebDav(WebDavPlace { tls, user: user.map(decode), host: host.into(), path }))
             }
-            "sftp" => Ok(Self::Sftp(SftpPlace::parse(user, host, &decode(path), &wrong)?)),
-            _ => Err(wrong(&format!("there are {SCHEMES}"))
-                .hint(format!("a folder of that name is ./{}", text.display()))),
+            _ => Ok(Self::Sftp(SftpPlace::parse(user, host, &decode(path), &wrong)?)),
         }
     }
 

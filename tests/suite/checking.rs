@@ -228,6 +228,15 @@ fn a_note_that_is_damaged_and_what_is_no_object_are_found() {
         "keys/old",
         "config/01",
         "desktop.ini",
+        "my notes (1).txt",
+        "notes/a note.txt",
+        "packs/ab/holiday (copy).jpg",
+        "snapshots/conflicted copy",
+        "index/read me",
+        "leases/x 1",
+        "keys/old key",
+        "config/1 (copy)",
+        "parity/a b",
     ];
     for stranger in strangers {
         let path = scene.repository().join(stranger);
@@ -236,8 +245,16 @@ fn a_note_that_is_damaged_and_what_is_no_object_are_found() {
         let (_, findings) = check(&scene, LOOK);
         assert!(of_object(&findings, Path::new(stranger)).is_some(), "{stranger}: {findings:?}");
         assert_eq!(findings.len(), 1, "{findings:?}");
+        // Whatever lies beside them, snapshots are there.
+        scene.backup(&[]);
+        scene.run(["restore", "-q", "latest", "--target", "out"]).ok();
         fs::remove_file(&path).unwrap();
     }
+    let fifo = scene.repository().join("snapshots").join("3f".repeat(32));
+    scene.shell(&format!("mkfifo {}", fifo.display())).ok();
+    scene.backup(&[]);
+    scene.run(["prune"]).code(4).says("3f3f3f");
+    fs::remove_file(&fifo).unwrap();
     healthy(&scene, LOOK);
 }
 

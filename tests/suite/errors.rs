@@ -19,6 +19,11 @@ fn a_wrong_password_is_12_and_no_repository_is_10() {
     fs::create_dir(scene.repository()).unwrap();
     scene.run(["snapshots"]).code(10);
     assert_eq!(fs::read_dir(scene.repository()).unwrap().count(), 0, "looking left something behind");
+    // Repositories of restic and borg have a file of that name.
+    scene.shell("mkdir other && touch other/config").ok();
+    for args in [&["snapshots"][..], &["check"], &["backup", "source"], &["mount", "mnt"]] {
+        scene.run(["-r", "other"].iter().chain(args)).code(10).says("borg");
+    }
     let password = |password: &str, args: &[&str]| {
         let mut command = scene.command(args);
         command.env_remove("PASTFS_KEY_FILE").env("PASTFS_PASSWORD", password);

@@ -82,6 +82,9 @@ fn other_file_systems_stay_out_where_asked() {
     assert_eq!(saved(&scene), set(&["here"]));
     let listed = scene.run(["ls".into(), format!("latest:{}", scene.source().display())]).ok().text();
     assert!(listed.lines().any(|l| l == "disk"), "the mount point itself is kept");
+    // Named beside the folder that it is mounted in, it is saved.
+    scene.run(["backup", "-q", "--one-file-system", "source", "source/disk"]).ok();
+    assert_eq!(saved(&scene), set(&["here", "disk/there"]));
     scene.backup(&[]);
     assert_eq!(saved(&scene), set(&["here", "disk/there"]));
     scene.shell("umount source/disk").ok();
@@ -122,6 +125,10 @@ fn overlapping_paths_and_paths_through_dots_are_saved_once() {
     write(&scene.source(), &["a/b/c", "a/d"]);
     scene.run(["backup", "-q", "source/a/b", "source/./a", "source/a/../a/b/c"]).ok();
     assert_eq!(saved(&scene), set(&["a/b/c", "a/d"]));
+    scene.run(["backup", "-q", "source/a", "source/a/bb"]).code(3).says("source/a/bb");
+    // What is named is saved, though what it lies in is left out.
+    scene.run(["backup", "-q", "source", "source/a/b", "--exclude", "a"]).ok();
+    assert_eq!(saved(&scene), set(&["a/b/c"]));
 }
 
 #[test]

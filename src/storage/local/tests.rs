@@ -3,7 +3,9 @@
 use super::*;
 use crate::storage::conformance::conformance;
 use crate::storage::folder::tests::Scratch;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -141,15 +143,18 @@ fn symbolic_links_lead_nowhere() {
         assert_eq!(fault(store.put(name, b"y")), Fault::Damaged, "{name}");
     }
     assert_eq!(fault(store.delete("packs/secret")), Fault::Damaged);
-    for prefix in ["packs/", "keys/", ""] {
+    // What is behind a link to a folder would look as if it were gone.
+    for prefix in ["packs/", ""] {
         assert_eq!(fault(store.list(prefix)), Fault::Damaged, "{prefix}");
+        assert_eq!(fault(store.names(prefix)), Fault::Damaged, "{prefix}");
     }
+    assert_eq!(store.names("keys/").unwrap(), ["keys/none", "keys/secret"]);
     assert_eq!(fs::read(outside.join("secret")).unwrap(), b"x");
     assert_eq!(outside.read_dir().unwrap().count(), 1);
 }
 
 #[test]
-fn what_is_no_object_is_damage_but_hidden_files_are_not_ours() {
+fn what_is_no_object_is_listed_and_never_read_and_hidden_files_are_not_ours() {
     let scratch = Scratch::new();
     let store = Local::create(&scratch.0).unwrap();
     store.put("keys/1", b"x").unwrap();
@@ -161,11 +166,14 @@ fn what_is_no_object_is_damage_but_hidden_files_are_not_ours() {
     assert_eq!(fault(store.get("keys/fifo", 10)), Fault::Damaged);
     assert_eq!(fault(store.get("keys", 10)), Fault::Damaged);
     assert_eq!(fault(store.delete("keys")), Fault::Damaged);
-    let text = store.list("keys/").unwrap_err().chain();
-    assert!(text.contains("keys/fifo"), "{text}");
-    fs::remove_file(&fifo).unwrap();
+    // It is shown, so that somebody can look at it, and hides nothing else.
     fs::write(scratch.0.join("keys/1 (copy)"), "x").unwrap();
-    assert_eq!(fault(store.list("keys/")), Fault::Damaged);
+    fs::create_dir_all(scratch.0.join("keys/my photos/old")).unwrap();
+    fs::write(scratch.0.join("keys").join(OsStr::from_bytes(b"\xff\n")), "x").unwrap();
+    let shown = ["keys/1", "keys/1 (copy)", "keys/fifo", "keys/my photos", "keys/\u{fffd}\n"];
+    assert_eq!(store.names("keys/").unwrap(), shown);
+    assert_eq!(store.list("keys/").unwrap().into_iter().map(|l| l.name).collect::<Vec<_>>(), shown);
+    assert_eq!(fault(store.get("keys/1 (copy)", 10)), Fault::Misuse);
 }
 
 #[test]

@@ -17,12 +17,13 @@ use super::place::Place;
 use super::retry::Retry;
 use super::throttle::Throttle;
 use super::{Listed, Options, Store};
-use crate::fault::{Doing, Error, Result};
+use crate::fault::{Doing, Error, Fault, Result};
 use answer::Answered;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 /// Threads that move bytes between sockets and memory; TLS is the most of their work.
@@ -53,6 +54,12 @@ where
         waiting.extend(inner);
     }
 }
+
+/// Tries of each request of a list that takes many: one for each folder, or each page. Of hundreds one nearly always fails where one
+/// in ten does, and a list that began anew each time would never end.
+const LIST_TRIES: u32 = 4;
+/// Wait before the second of them; doubled before each one after it. Whoever is away for longer is waited for by `retry`.
+const LIST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Bytes a second in each direction, for all requests of a store together.
 #[derive(Debug)]
@@ -104,6 +111,20 @@ fn runtime() -> Result<&'static Runtime> {
         .build()
         .doing(|| "starting the threads for the network")?;
     Ok(RUNTIME.get_or_init(|| made))
+}
+
+/// One request of many that make a list: tried again where that may help.
+async fn again<T>(request: impl AsyncFn() -> Answered<T>) -> Answered<T> {
+    let mut pause = LIST_PAUSE;
+    for _ in 1..LIST_TRIES {
+        match request().await {
+            Err(trouble) if trouble.fault == Fault::Busy => {}
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    request().await
 }
 
 /// Waits for what another machine does.

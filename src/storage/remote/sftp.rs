@@ -7,7 +7,7 @@
 
 use super::answer::{Answered, Trouble};
 use super::session::{Session, Sessions, Use};
-use super::{AT_A_TIME, Limits, block_on, list_below};
+use super::{AT_A_TIME, Limits, again, block_on, list_below};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
@@ -328,16 +328,26 @@ impl Sftp {
             let (name, about) = (format!("{folder}{base}"), entry.metadata());
             let kind = about.file_type();
             let is_folder = kind.is_some_and(|k| k.is_dir());
-            if check_name(&name).is_err() || !is_folder && !kind.is_none_or(|k| k.is_file()) {
-                let text = format!("{name:?} cannot be an object, and belongs to no repository");
+            // It may lead to a folder, whose objects would look as if they were gone.
+            if kind.is_some_and(|k| k.is_symlink()) {
+                let text = format!("{name:?} is a symbolic link, and a repository holds none");
                 return Err(Trouble::new(Fault::Damaged, text));
             }
-            match is_folder {
+            match is_folder && check_name(&name).is_ok() {
                 true => inner.push(format!("{name}/")),
                 false => found.push(Listed { name, size: about.len().unwrap_or(0), modified: date(&about) }),
             }
         }
         Ok((found, inner))
+    }
+
+    /// The same; with another session where this one has ended.
+    async fn list_again(&self, session: &Session, folder: String) -> Answered<(Vec<Listed>, Vec<String>)> {
+        match self.list_folder(session, folder.clone()).await {
+            Err(trouble) if trouble.fault == Fault::Busy => {}
+            done => return done,
+        }
+        again(async || self.list_folder(&*self.sessions.get().await?, folder.clone()).await).await
     }
 
     /// Removes what dead writers left below `tmp/`. It is a courtesy.
@@ -467,7 +477,7 @@ impl Store for Sftp {
         check_prefix(prefix)?;
         let doing = || format!("listing {prefix} of {}", self.location);
         self.with(doing, async |session| {
-            let mut found = list_below(prefix, |folder| self.list_folder(&session, folder)).await?;
+            let mut found = list_below(prefix, |folder| self.list_again(&session, folder)).await?;
             // A folder that changes while it is read may show an entry twice.
             found.sort_unstable_by(|a: &Listed, b| a.name.cmp(&b.name));
             found.dedup_by(|a, b| a.name == b.name);

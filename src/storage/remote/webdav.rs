@@ -8,7 +8,7 @@
 use super::answer::{Answered, Trouble};
 use super::multistatus::{self, Member};
 use super::wire::{Wire, check_plain};
-use super::{AT_A_TIME, Limits, block_on, list_below};
+use super::{AT_A_TIME, Limits, again, block_on, list_below};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
@@ -288,11 +288,11 @@ impl WebDav {
     }
 
     /// Lists one folder: what is in it, and the folders that are.
-    async fn list_folder(&self, folder: String) -> Answered<(Vec<Listed>, Vec<String>)> {
+    async fn list_folder(&self, folder: &str) -> Answered<(Vec<Listed>, Vec<String>)> {
         let (mut found, mut inner) = (Vec::new(), Vec::new());
         let own = format!("{}/{folder}", self.path);
         let own = own.trim_end_matches('/');
-        for member in self.find(&folder, 1).await?.unwrap_or_default() {
+        for member in self.find(folder, 1).await?.unwrap_or_default() {
             if member.path == own {
                 continue;
             }
@@ -307,11 +307,11 @@ impl WebDav {
                 continue;
             }
             let name = format!("{folder}{base}");
-            if check_name(&name).is_err() {
-                let text = format!("{name:?} cannot be an object, and belongs to no repository");
-                return Err(Trouble::new(Fault::Damaged, text));
-            }
             match member {
+                _ if check_name(&name).is_err() => {
+                    let (size, modified) = (member.size.unwrap_or(0), member.modified.unwrap_or_default());
+                    found.push(Listed { name, size, modified });
+                }
                 Member { is_folder: true, .. } => inner.push(format!("{name}/")),
                 Member { size: Some(size), modified: Some(modified), .. } => {
                     found.push(Listed { name, size, modified });
@@ -442,7 +442,8 @@ impl Store for WebDav {
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         check_prefix(prefix)?;
         let doing = |t: Trouble| t.while_(format!("listing {prefix} of {}", self.location));
-        block_on(async { list_below(prefix, |folder| self.list_folder(folder)).await.map_err(doing) })
+        let one = |folder: String| again(async move || self.list_folder(&folder).await);
+        block_on(async { list_below(prefix, one).await.map_err(doing) })
     }
 
     fn modified(&self, name: &str) -> Result<Time> {
