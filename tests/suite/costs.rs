@@ -138,15 +138,17 @@ fn what_a_prune_moves_comes_in_long_runs() {
     super::scene::let_files_settle();
     land.backup("ana");
     land.open("ana").add_note(Action::Forget, &[first], &[]).unwrap();
-    // Packs are older than a list when it is of a later second. The first run deletes the forgotten manifest.
-    std::thread::sleep(Duration::from_millis(1100));
-    land.prune_by("ana", 0, Unused::Bytes(0));
-    std::thread::sleep(Duration::from_millis(1100));
-    let costs = land.prune_by("ana", 0, Unused::Bytes(0));
-    println!("moved: {}", costs.words());
-    let ranges = costs.of("packs", Deed::Range);
-    assert!(costs.of("packs", Deed::Put) >= 2, "it moves: {}", costs.words());
-    assert!(ranges <= 40, "of 200 frames: {}", costs.words());
+    // Packs are older than a list when it is of a later second. One run deletes the forgotten manifest, and one of the two moves.
+    let [mut ranges, mut puts] = [0, 0];
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(1100));
+        let costs = land.prune_by("ana", 0, Unused::Bytes(0));
+        println!("moved: {}", costs.words());
+        ranges += costs.of("packs", Deed::Range);
+        puts += costs.of("packs", Deed::Put);
+    }
+    assert!(puts >= 2, "it moves");
+    assert!(ranges <= 50, "of some 200 frames: {ranges}");
     let repository = land.open("ben");
     let out = land.restore(&repository, "");
     run(&format!("diff -r '{}' '{}'", land.source().display(), out.display()));
