@@ -81,7 +81,7 @@ fn a_backup_of_nothing_new_costs_12_requests_however_many_pages_of_snapshots_the
     let heard = Arc::new(Heard::default());
     let after = land.backup_told("ana", heard.clone());
     assert!(after.of("snapshots", Deed::List) >= 3, "{}", after.words());
-    assert!(heard.0.lock().iter().any(|w| w.contains("not there any more")), "{:?}", heard.0.lock());
+    assert!(heard.0.lock().iter().any(|w| w.contains("vanished from")), "{:?}", heard.0.lock());
     // What was forgotten is no parent, whoever has said so.
     let newest = land.newest(&land.open("cid")).id;
     land.open("cid").add_note(Action::Forget, &[newest], &[]).unwrap();
