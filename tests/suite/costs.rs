@@ -81,7 +81,7 @@ fn a_backup_of_nothing_new_costs_12_requests_however_many_pages_of_snapshots_the
     let heard = Arc::new(Heard::default());
     let after = land.backup_told("ana", heard.clone());
     assert!(after.of("snapshots", Deed::List) >= 3, "{}", after.words());
-    assert!(heard.0.lock().iter().any(|w| w.contains("not there any more")), "{:?}", heard.0.lock());
+    assert!(heard.0.lock().iter().any(|w| w.contains("vanished from")), "{:?}", heard.0.lock());
     // What was forgotten is no parent, whoever has said so.
     let newest = land.newest(&land.open("cid")).id;
     land.open("cid").add_note(Action::Forget, &[newest], &[]).unwrap();
@@ -138,15 +138,17 @@ fn what_a_prune_moves_comes_in_long_runs() {
     super::scene::let_files_settle();
     land.backup("ana");
     land.open("ana").add_note(Action::Forget, &[first], &[]).unwrap();
-    // Packs are older than a list when it is of a later second. The first run deletes the forgotten manifest.
-    std::thread::sleep(Duration::from_millis(1100));
-    land.prune_by("ana", 0, Unused::Bytes(0));
-    std::thread::sleep(Duration::from_millis(1100));
-    let costs = land.prune_by("ana", 0, Unused::Bytes(0));
-    println!("moved: {}", costs.words());
-    let ranges = costs.of("packs", Deed::Range);
-    assert!(costs.of("packs", Deed::Put) >= 2, "it moves: {}", costs.words());
-    assert!(ranges <= 40, "of 200 frames: {}", costs.words());
+    // Packs are older than a list when it is of a later second. One run deletes the forgotten manifest, and one of the two moves.
+    let [mut ranges, mut puts] = [0, 0];
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(1100));
+        let costs = land.prune_by("ana", 0, Unused::Bytes(0));
+        println!("moved: {}", costs.words());
+        ranges += costs.of("packs", Deed::Range);
+        puts += costs.of("packs", Deed::Put);
+    }
+    assert!(puts >= 2, "it moves");
+    assert!(ranges <= 50, "of some 200 frames: {ranges}");
     let repository = land.open("ben");
     let out = land.restore(&repository, "");
     run(&format!("diff -r '{}' '{}'", land.source().display(), out.display()));
