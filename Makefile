@@ -41,11 +41,12 @@ man: deps note ## write the manual pages of the commands anew
 	PASTFS_BLESS=1 $(CARGO) test --release --locked --test main manual
 
 FUZZ_SECONDS ?= 60
-fuzz: deps ## fuzz every decoder, FUZZ_SECONDS (60) each; needs a nightly toolchain and cargo-fuzz
+fuzz: deps note ## fuzz every decoder, and what repositories live through, FUZZ_SECONDS (60) each; needs a nightly toolchain and cargo-fuzz
 	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
 	  echo "== $$target"; \
 	  CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+	LIVES_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --release --locked --test main -- --ignored --nocapture lives_by_scripts
 
 soak: deps note ## the tests that take long: SOAK_MINUTES (10; 1440 are a day) of a mount, KILLS (600), LIVES (100), CROWD_MINUTES (3)
 	$(CARGO) test --release --locked -- --ignored --nocapture

@@ -5,7 +5,8 @@
 //! One interpreter (`life`) lives them, by two kinds of hands: the program, killed by a signal, and the library in this process,
 //! whose storage ends in the midst of what is done. What happens is drawn at random, or written as a script: a string of
 //! bytes, each a choice, so that any bytes are some life. Scripts that are worth keeping lie in `fuzz/corpus/operations`.
-//! They are no target of `cargo fuzz`: that would compile all of RocksDB once more, under each sanitizer.
+//! They are no target of `cargo fuzz`: that would compile all of RocksDB once more, under each sanitizer. `make fuzz` lives
+//! scripts all the same, drawn at random and from the corpus, for as long as it gives each of its targets (`LIVES_SECONDS`).
 //!
 //! `LIFE_SEED` lives one of the drawn lives again, `LIFE_SCRIPT` (in hexadecimal) a written one; each is told where it fails.
 //! `LIVES` says how many of each the soak has (100).
@@ -24,19 +25,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Longest script that is drawn, in bytes: a step takes about four.
 const SCRIPT_MAX: u64 = 160;
 
-/// Calls `live` with so many numbers that nobody has used yet, on all cores.
-fn each(count: usize, live: impl Fn(u64) + Sync) {
+/// Calls `live` with numbers that nobody has used yet, on all cores, while `wanted` says so of how many there were before.
+fn each_while(wanted: impl Fn(usize) -> bool + Sync, live: impl Fn(u64) + Sync) {
     let (next, seed) = (AtomicUsize::new(0), u64::from(pastfs::clock::now().nanos));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
-                    if n >= count {
+                    if !wanted(n) {
                         return;
                     }
                     live(seed + n as u64);
@@ -44,6 +46,11 @@ fn each(count: usize, live: impl Fn(u64) + Sync) {
             });
         }
     });
+}
+
+/// The same, so many times.
+fn each(count: usize, live: impl Fn(u64) + Sync) {
+    each_while(|n| n < count, live);
 }
 
 fn lives(count: usize) {
@@ -68,16 +75,47 @@ fn bytes_of(hex: &str) -> Vec<u8> {
     (0..hex.len() / 2).map(|n| pair(2 * n)).collect()
 }
 
-fn scripts(count: usize) {
+/// Scripts of the corpus.
+fn corpus() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/operations");
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+/// Any bytes; every other time one of the corpus with some of them drawn anew.
+fn draw_script(seed: u64, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut draw = Draw(seed);
+    let len = draw.next() % SCRIPT_MAX;
+    if draw.next().is_multiple_of(2) {
+        return draw.bytes(len as usize);
+    }
+    let mut script = corpus[draw.next() as usize % corpus.len()].clone();
+    for _ in 0..1 + draw.next() % 8 {
+        let at = draw.next() as usize % script.len().max(1);
+        match (draw.next() % 3, draw.next() as u8) {
+            (0, byte) => script.insert(at, byte),
+            (1, byte) if at < script.len() => script[at] = byte,
+            _ if at < script.len() => drop(script.remove(at)),
+            _ => {}
+        }
+    }
+    script
+}
+
+/// For so long or, where nobody said how long, so many.
+fn scripts(count: usize, seconds: Option<u64>) {
     if let Ok(script) = std::env::var("LIFE_SCRIPT") {
         return written(&bytes_of(&script));
     }
-    each(count, |seed| {
-        let mut draw = Draw(seed);
-        let len = draw.next() % SCRIPT_MAX;
-        written(&draw.bytes(len as usize));
+    let (corpus, lived) = (corpus(), AtomicUsize::new(0));
+    let end = seconds.map(|s| Instant::now() + Duration::from_secs(s));
+    let wanted = |n| end.map_or(n < count, |end| Instant::now() < end);
+    each_while(wanted, |seed| {
+        written(&draw_script(seed, &corpus));
+        lived.fetch_add(1, Ordering::Relaxed);
     });
-    println!("{count} lives by scripts");
+    println!("{} lives by scripts", lived.into_inner());
 }
 
 fn asked() -> usize {
@@ -91,16 +129,13 @@ fn in_a_life_drawn_at_random_nothing_is_lost_and_nothing_is_wrong() {
 
 #[test]
 fn in_a_life_by_any_script_nothing_is_lost_and_nothing_is_wrong() {
-    scripts(8);
+    scripts(8, None);
 }
 
 #[test]
 fn in_the_lives_of_the_corpus_nothing_is_lost_and_nothing_is_wrong() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/operations");
-    let files: Vec<_> = fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).collect();
-    assert!(!files.is_empty());
-    let next = AtomicUsize::new(0);
-    each(files.len(), |_| written(&fs::read(&files[next.fetch_add(1, Ordering::Relaxed)]).unwrap()));
+    let (corpus, next) = (corpus(), AtomicUsize::new(0));
+    each(corpus.len(), |_| written(&corpus[next.fetch_add(1, Ordering::Relaxed)]));
 }
 
 /// A library that loses its largest pack before something is done.
@@ -158,5 +193,5 @@ fn in_a_hundred_lives_nothing_is_lost_and_nothing_is_wrong() {
 #[test]
 #[ignore = "minutes: LIVES (100) lives by scripts"]
 fn in_a_hundred_lives_by_scripts_nothing_is_lost_and_nothing_is_wrong() {
-    scripts(asked());
+    scripts(asked(), std::env::var("LIVES_SECONDS").ok().and_then(|n| n.parse().ok()));
 }
