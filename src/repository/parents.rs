@@ -16,9 +16,6 @@ use std::collections::HashSet;
 
 /// Snapshots of the host, newest first, among which the parent is looked for; many jobs of one host take turns.
 const LOOKED_AT_MAX: usize = 64;
-/// Of those that may be it, so many are asked for: what another machine has forgotten and pruned since has a note, and is none.
-/// So one that is not there has vanished, and the whole list tells of it.
-const ASKED_FOR_MAX: usize = 3;
 
 impl Repository {
     /// The notes, and the newest snapshot of a host that `is_parent` and is there, taken from what this machine remembers. `None`
@@ -46,17 +43,15 @@ impl Repository {
         let of_host = remembered.snapshots.values().filter(|s| s.manifest.host == host).cloned().collect();
         let mut listing = Listing::of(self, notes, of_host)?;
         let live = listing.live();
-        let candidates = live.into_iter().rev().take(LOOKED_AT_MAX).filter(|s| is_parent(s));
-        let mut found = None;
-        for candidate in candidates.take(ASKED_FOR_MAX) {
-            match self.store.size(&manifest_name(&candidate.id)) {
-                Ok(_) => found = Some(candidate),
-                Err(e) if e.fault() == Fault::Missing => continue,
-                Err(e) => return Err(e),
-            }
-            break;
+        let Some(found) = live.into_iter().rev().take(LOOKED_AT_MAX).find(|s| is_parent(s)) else {
+            return Ok(None);
+        };
+        match self.store.size(&manifest_name(&found.id)) {
+            Ok(_) => {}
+            // What was forgotten before it was deleted has a note, and is not live: this one has vanished, which the list of all tells.
+            Err(e) if e.fault() == Fault::Missing => return Ok(None),
+            Err(e) => return Err(e),
         }
-        let Some(found) = found else { return Ok(None) };
         listing.manifests.retain(|s| s.id == found.id);
         // As far as is known: a lease may name a note of what is gone, and leave one out.
         listing.listed = remembered.snapshots.keys().copied().collect();
