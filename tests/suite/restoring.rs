@@ -101,6 +101,35 @@ fn nothing_outside_the_target_is_written() {
 }
 
 #[test]
+fn what_a_backup_leaves_out_by_itself_is_not_deleted_for_that() {
+    let scene = Scene::new("spared");
+    tree(&scene);
+    let disk = scene.source().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let is_root = super::scene::is_root("the part of the test that mounts a disk");
+    if is_root {
+        scene.shell("mount -t tmpfs -o size=1m none source/disk").ok();
+        fs::write(disk.join("precious"), b"precious").unwrap();
+    }
+    scene.run(["backup", "-q", "--one-file-system", "."]).ok();
+    fs::write(scene.path("source/extra"), b"").unwrap();
+    let objects = scene.objects();
+    let what = format!("latest:{}", scene.dir.display());
+    scene.run(["restore", &what, "--target", ".", "--delete"]).ok();
+    assert!(!scene.path("source/extra").exists());
+    assert_eq!(scene.objects(), objects, "the repository was deleted");
+    assert!(scene.path("cache").read_dir().unwrap().count() > 0, "the cache was deleted");
+    if is_root {
+        assert_eq!(fs::read(disk.join("precious")).unwrap(), b"precious");
+        scene.shell("umount source/disk").ok();
+    }
+    scene.run(["check", "--read-data"]).ok();
+    for inside in ["repository", "repository/packs/new", "repository/../repository/tmp"] {
+        scene.run(["restore", &what, "--target", inside]).code(2).says("repository");
+    }
+}
+
+#[test]
 fn a_restore_that_is_killed_leaves_no_other_names_and_the_next_one_goes_on() {
     let scene = Scene::new("killed");
     fill(&scene.source(), 400, 20_000, 11);
