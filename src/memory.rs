@@ -1,8 +1,5 @@
 //! The allocator: what a mount that stays up for months holds is what it uses.
 
-use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicPtr, Ordering};
-
 /// Frames of half a megabyte come and go on several threads. glibc either keeps holes between them (60 MB after
 /// reading 3 GB) or, told to give them back, faults each page in anew: 405,000 faults for a `cat` of 1.6 GB and twice
 /// the system time, against 49,000 here.
@@ -36,36 +33,5 @@ pub fn give_back_when_idle() {
             (&raw const on).cast_mut().cast(),
             size_of::<bool>(),
         );
-    }
-}
-
-/// The next `clock_gettime` behind that of this program, once [`look_for_clocks`] has looked for it.
-static NEXT_CLOCK: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-
-/// Lets clocks be those of a library that was loaded before all others, such as faketime(1). To be called first.
-pub fn look_for_clocks() {
-    // SAFETY: dlsym(3): the name ends with a zero.
-    let next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"clock_gettime".as_ptr()) };
-    NEXT_CLOCK.store(next, Ordering::Relaxed);
-}
-
-/// clock_gettime(2), for all of this program. jemalloc asks for the time while it sets itself up, which is before any
-/// code of ours runs; a library that fakes the time then looks for what it needs, and allocates: both would wait for
-/// each other for ever. So up to [`look_for_clocks`] the kernel itself is asked.
-///
-/// # Safety
-/// As clock_gettime(2): `time` can be written to.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> c_int {
-    let next = NEXT_CLOCK.load(Ordering::Relaxed);
-    if next.is_null() {
-        // SAFETY: what the caller promises. The result of this call is 0 or -1.
-        return unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) } as c_int;
-    }
-    // SAFETY: dlsym(3) gave a function of this name, which has this type; the caller promises the rest.
-    unsafe {
-        let next: unsafe extern "C" fn(libc::clockid_t, *mut libc::timespec) -> c_int =
-            std::mem::transmute(next);
-        next(clock, time)
     }
 }

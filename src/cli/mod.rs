@@ -100,7 +100,6 @@ pub fn command() -> clap::Command {
 
 /// Runs the program: parses the arguments of this process, does what they say, tells how it ended.
 pub fn main() -> ! {
-    crate::memory::look_for_clocks();
     // First of all, as there is only one thread yet.
     let passwords = access::take_passwords();
     access::without_core_dumps();
