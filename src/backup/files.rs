@@ -11,7 +11,7 @@ use crate::repository::{Frames, Repository, Writer};
 use crate::seal::{self, IdKeys};
 use crate::source::{Item, Kind};
 use crate::tree::{ContentWriter, Sink};
-use crate::uncached::Uncached;
+use crate::uncached::{Early, Uncached};
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{SeekFrom, seek};
@@ -29,7 +29,8 @@ pub const SMALL_MAX: u64 = 512 << 10;
 pub const STEPS_MAX: usize = 1024;
 /// See [`STEPS_MAX`]: 64 of the largest.
 pub const WAITING_BYTES_MAX: u64 = 32 << 20;
-/// Items that a thread loads before it tells anybody, and bytes: waking somebody up costs as much as reading a small file.
+/// Items that a thread asks for, and loads before it tells anybody, and bytes: waking somebody up costs as much as reading a
+/// small file, and of 64 none came sooner.
 const BATCH: usize = 16;
 const BATCH_BYTES: u64 = 256 << 10;
 /// Threads that read ahead: on a cold disk several requests under way count more than cores.
@@ -150,6 +151,16 @@ impl Loader {
 
     /// Reads what is to be read of an item.
     pub fn load(&self, item: &Item, what: What) -> Result<Loaded> {
+        self.finish(Self::begin(item, what)?)
+    }
+
+    /// Reads what is to be read of several items: all are asked for before one is waited for.
+    fn load_all(&self, items: &[(Arc<Item>, What)]) -> Vec<Option<Result<Loaded>>> {
+        let begun: Vec<_> = items.iter().map(|(item, what)| Self::begin(item, *what)).collect();
+        begun.into_iter().map(|begun| Some(begun.and_then(|b| self.finish(b)))).collect()
+    }
+
+    fn begin(item: &Item, what: What) -> Result<Begun<'_>> {
         let began = clock::now();
         let mut loaded = Loaded {
             stat: item.stat.clone(),
@@ -159,12 +170,14 @@ impl Loader {
             xattrs: Vec::new(),
             target: None,
         };
+        let mut small = None;
         if item.kind == Kind::File && what == What::All {
             let file = item.open()?;
             loaded.xattrs = item.xattrs_of(&file)?;
             let dense = item.blocks.saturating_mul(512) >= item.stat.size;
             if item.stat.size <= SMALL_MAX && (dense || item.stat.size <= INLINE_MAX as u64) {
-                self.load_small(item, file, &mut loaded)?;
+                let early = Early::ask(file.as_fd(), item.stat.size as usize);
+                small = Some((file, early));
             } else {
                 loaded.stat = item.restat_open(&file)?;
                 loaded.file = Some(file);
@@ -175,6 +188,14 @@ impl Loader {
                 loaded.target = Some(item.target()?);
             }
         }
+        Ok(Begun { item, began, loaded, small })
+    }
+
+    fn finish(&self, begun: Begun<'_>) -> Result<Loaded> {
+        let Begun { item, began, mut loaded, small } = begun;
+        if let Some((file, early)) = small {
+            self.load_small(item, file, early, &mut loaded)?;
+        }
         loaded.stat.link = item.stat.link;
         loaded.stat.fresh = loaded.changed || is_fresh(&loaded.stat, began);
         Ok(loaded)
@@ -182,29 +203,26 @@ impl Loader {
 
     /// One read and one look behind it, where the file is still as it was met: what was read is then the content of
     /// that state. Else it is read anew, between two looks.
-    fn load_small(&self, item: &Item, mut file: File, loaded: &mut Loaded) -> Result<()> {
+    fn load_small(&self, item: &Item, mut file: File, early: Early, loaded: &mut Loaded) -> Result<()> {
         let doing = || format!("reading {}", item.path().display());
-        let wanted = item.stat.size as usize;
-        // One byte more than expected tells that it grew.
-        let mut bytes = vec![0; wanted + 1];
-        let read = Uncached::new(file.as_fd()).read_at(&mut bytes, 0);
-        let now = item.restat_open(&file)?;
-        if read.is_ok_and(|n| n == wanted) && unchanged(&item.stat, &now) {
-            bytes.truncate(wanted);
-            loaded.stat = now;
-        } else if now.size > SMALL_MAX {
-            // It has grown since it was met: it is a big one.
-            loaded.stat = now;
-            loaded.file = Some(file);
-            return Ok(());
-        } else {
-            bytes.clear();
-            loaded.stat = now;
-            // Without end a file is not small.
-            (&mut file).take(SMALL_MAX + 1).read_to_end(&mut bytes).doing(doing)?;
-            loaded.changed =
-                !unchanged(&loaded.stat, &item.restat_open(&file)?) || bytes.len() as u64 != loaded.stat.size;
-        }
+        let read = early.take(file.as_fd());
+        loaded.stat = item.restat_open(&file)?;
+        let bytes = match read {
+            Ok(bytes) if bytes.len() as u64 == item.stat.size && unchanged(&item.stat, &loaded.stat) => bytes,
+            _ if loaded.stat.size > SMALL_MAX => {
+                // It has grown since it was met: it is a big one.
+                loaded.file = Some(file);
+                return Ok(());
+            }
+            _ => {
+                let mut bytes = Vec::new();
+                // Without end a file is not small.
+                (&mut file).take(SMALL_MAX + 1).read_to_end(&mut bytes).doing(doing)?;
+                loaded.changed = !unchanged(&loaded.stat, &item.restat_open(&file)?)
+                    || bytes.len() as u64 != loaded.stat.size;
+                bytes
+            }
+        };
         loaded.stat.size = bytes.len() as u64;
         let named = |chunk: &[u8]| (chunk.len() as u32, self.ids.id(seal::Kind::Data, chunk));
         let chunks = match bytes.len() {
@@ -216,7 +234,16 @@ impl Loader {
     }
 }
 
-/// Items that one thread loads one after the other; who waits for one is woken when all are there.
+/// An item that is open, and asked for.
+struct Begun<'a> {
+    item: &'a Item,
+    began: Time,
+    loaded: Loaded,
+    /// A small file, to be waited for.
+    small: Option<(File, Early)>,
+}
+
+/// Items that one thread loads together; who waits for one is woken when all are there.
 #[derive(Default)]
 struct Batch {
     done: Mutex<Option<Vec<Option<Result<Loaded>>>>>,
@@ -271,8 +298,7 @@ impl Ahead {
                 for (items, batch) in todo {
                     watch.lap(Did::Starve);
                     let guard = Guard(batch);
-                    let load = |(item, what): &(Arc<Item>, What)| Some(loader.load(item, *what));
-                    guard.0.finish(items.iter().map(load).collect());
+                    guard.0.finish(loader.load_all(&items));
                     watch.lap(Did::Work);
                 }
             };

@@ -264,7 +264,7 @@ impl Merge<'_> {
     /// Whether all chunks of a content are known.
     fn is_stored(&self, content: &Content) -> bool {
         match table::chunks(content) {
-            Some(chunks) => chunks.iter().all(|id| self.writer.knows(id)),
+            Some(chunks) => chunks.iter().all(|(id, len)| self.writer.knows(id, Some(*len))),
             None => self.are_pages_stored(content),
         }
     }
@@ -273,10 +273,10 @@ impl Merge<'_> {
         let Content::Extents(extents) = content else { return true };
         extents.iter().all(|e| match e.at {
             At::Hole => true,
-            At::Chunk(id) => self.writer.knows(&id),
+            At::Chunk(id) => u32::try_from(e.len).is_ok_and(|len| self.writer.knows(&id, Some(len))),
             At::List(id, _) => {
                 let page =
-                    self.writer.knows(&id).then(|| self.reader.chunk(Space::Trees, &id).ok()).flatten();
+                    self.writer.knows(&id, None).then(|| self.reader.chunk(Space::Trees, &id).ok()).flatten();
                 page.and_then(|p| ExtentPage::decode(&p).ok())
                     .is_some_and(|p| self.are_pages_stored(&Content::Extents(p.extents)))
             }

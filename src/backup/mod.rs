@@ -147,6 +147,10 @@ fn attempt(
 ) -> Result<(Report, Ended)> {
     let paths = paths(&options.from)?;
     let distrusting = !distrust.is_empty();
+    let is_parent = |s: &Snapshot| match repository.keeps_files() {
+        true => Table::last_id(repository, &options.host, &paths) == Some(s.id),
+        false => repository.believes(s) && repository.private(s).is_ok_and(|private| private.paths == paths),
+    };
     let mut writer = Writer::begin_backup(
         repository,
         WriterOptions {
@@ -157,12 +161,13 @@ fn attempt(
             distrust,
             stop: stop.clone(),
         },
+        &is_parent,
     )?;
     // What a parent's trees say of packs that are gone is not to be trusted either.
     let table = Table::of(repository, &writer, options.ignore_ctime, distrusting)?;
     let parent = match (distrusting, table.is_kept) {
         (true, _) => None,
-        (false, true) => table.last(&writer, &options.host, &paths),
+        (false, true) => Table::last(repository, &writer, &options.host, &paths),
         (false, false) => parent(repository, &writer, options, &paths, observer),
     };
     let mut report = Report { parent: parent.as_ref().map(|p| p.id), ..Report::default() };

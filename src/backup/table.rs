@@ -65,6 +65,21 @@ pub struct Table {
     added: Cell<u64>,
 }
 
+fn hashed(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    for part in parts {
+        hasher.update(part);
+    }
+    let mut key = [0; 16];
+    key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    key
+}
+
+fn last_key(key: &[u8; 32], host: &[u8], paths: &[Vec<u8>]) -> [u8; 16] {
+    // No path and no host name holds a zero byte.
+    hashed(key, &[LAST, b"\0", host, b"\0", &paths.join(&0)])
+}
+
 impl Table {
     /// For a backup by `writer`; with `distrust` no record is believed for the sake of a snapshot alone.
     ///
@@ -89,22 +104,11 @@ impl Table {
     }
 
     fn key(&self, parts: &[&[u8]]) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        for part in parts {
-            hasher.update(part);
-        }
-        let mut key = [0; 16];
-        key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        key
+        hashed(&self.key, parts)
     }
 
     fn path_key(&self, path: &Path) -> [u8; 16] {
         self.key(&[path.as_os_str().as_bytes()])
-    }
-
-    fn last_key(&self, host: &[u8], paths: &[Vec<u8>]) -> [u8; 16] {
-        // No path and no host name holds a zero byte.
-        self.key(&[LAST, b"\0", host, b"\0", &paths.join(&0)])
     }
 
     /// What is known of a file as the walk found it. `is_stored` tells whether all chunks of a content are known, `is_lost`
@@ -159,10 +163,20 @@ impl Table {
         writer.record(self.path_key(path), record.encode());
     }
 
-    /// The last snapshot of this host and these paths that this key made, if it is still listed.
-    pub fn last(&self, writer: &Writer, host: &[u8], paths: &[Vec<u8>]) -> Option<Arc<Snapshot>> {
-        let found = self.index.file(&self.last_key(host, paths)).ok()??;
-        let id = SnapshotId::from_slice(&found)?;
+    /// Which the last snapshot of this host and these paths was that this key made.
+    pub fn last_id(repository: &Repository, host: &[u8], paths: &[Vec<u8>]) -> Option<SnapshotId> {
+        let found = repository.index().ok()?.file(&last_key(&repository.inode_key(), host, paths)).ok()??;
+        SnapshotId::from_slice(&found)
+    }
+
+    /// The same, if it is still listed.
+    pub fn last(
+        repository: &Repository,
+        writer: &Writer,
+        host: &[u8],
+        paths: &[Vec<u8>],
+    ) -> Option<Arc<Snapshot>> {
+        let id = Self::last_id(repository, host, paths)?;
         writer.live().iter().find(|s| s.id == id).cloned()
     }
 
@@ -182,7 +196,7 @@ impl Table {
             count = 0;
         }
         let count = (key, count.to_le_bytes().to_vec());
-        self.index.apply(Vec::new(), &[], vec![count, (self.last_key(host, paths), id.0.to_vec())])
+        self.index.apply(Vec::new(), &[], vec![count, (last_key(&self.key, host, paths), id.0.to_vec())])
     }
 }
 
@@ -239,15 +253,15 @@ impl Record {
     }
 }
 
-/// The chunks of a content that lies in no more than its entry; `None` where it has pages of its own.
-pub fn chunks(content: &Content) -> Option<Vec<ChunkId>> {
+/// The chunks of a content that lies in no more than its entry, with their lengths; `None` where it has pages of its own.
+pub fn chunks(content: &Content) -> Option<Vec<(ChunkId, u32)>> {
     match content {
         Content::Inline(_) => Some(Vec::new()),
         Content::Extents(extents) => extents
             .iter()
             .filter(|e| !matches!(e.at, At::Hole))
-            .map(|Extent { at, .. }| match at {
-                At::Chunk(id) => Some(*id),
+            .map(|Extent { at, len }| match at {
+                At::Chunk(id) => Some((*id, u32::try_from(*len).ok()?)),
                 _ => None,
             })
             .collect(),
@@ -300,7 +314,7 @@ mod tests {
         let extent = |at| Extent { len: 1, at };
         assert_eq!(chunks(&Content::Inline(vec![1])), Some(vec![]));
         let short = Content::Extents(vec![extent(At::Hole), extent(At::Chunk(id))]);
-        assert_eq!(chunks(&short), Some(vec![id]));
+        assert_eq!(chunks(&short), Some(vec![(id, 1)]));
         let long = Content::Extents(vec![extent(At::Chunk(id)), extent(At::List(id, 1))]);
         assert_eq!(chunks(&long), None);
     }

@@ -60,6 +60,17 @@ const LIST: &str = "run `pastfs repair index`: it names again all packs that are
 const LOST: &str = "back up again the folders that are hit: what the source still has is stored again; `pastfs repair \
                     snapshots` leaves out what stays lost";
 
+const SETTLE: &str = "run `pastfs repair index`: it reads the packs that segments do not agree about, and makes the segments say what \
+                      is so";
+
+const READ: &str = "run `pastfs repair packs --read-data`: it finds out which packs are whole and what lies in them, and makes the \
+                    segments say so";
+
+fn name_of(pack: &PackId) -> String {
+    let hex = pack.hex();
+    format!("packs/{}/{hex}", &hex[..2])
+}
+
 /// What to do about an object, by the folder that it lies in.
 fn advice_for(object: &str) -> &'static str {
     match object.split_once('/') {
@@ -103,6 +114,16 @@ impl Findings {
         }
     }
 
+    /// Segments do not agree about a pack. No file is hit by that alone.
+    pub fn disputed(&mut self, pack: PackId) {
+        self.others.push(Finding {
+            object: name_of(&pack),
+            what: "index segments do not agree about what lies in it".into(),
+            advice: SETTLE.into(),
+            ..Finding::default()
+        });
+    }
+
     /// A pack of so many chunks that is not there.
     pub fn missing(&mut self, pack: PackId, chunks: u64) {
         self.pack(pack, || "it is missing".into(), MISSING).lost = chunks;
@@ -119,10 +140,11 @@ impl Findings {
     }
 
     fn pack(&mut self, pack: PackId, what: impl FnOnce() -> String, advice: &str) -> &mut Finding {
-        self.found.entry(Cause::Pack(pack)).or_insert_with(|| {
-            let hex = pack.hex();
-            let object = format!("packs/{}/{hex}", &hex[..2]);
-            Finding { object, what: what(), advice: advice.into(), ..Finding::default() }
+        self.found.entry(Cause::Pack(pack)).or_insert_with(|| Finding {
+            object: name_of(&pack),
+            what: what(),
+            advice: advice.into(),
+            ..Finding::default()
         })
     }
 
@@ -149,7 +171,8 @@ impl Findings {
             advice: match cause {
                 Cause::Unnamed if is_index_torn => LIST,
                 Cause::Unnamed | Cause::Lost => LOST,
-                Cause::Pack(_) | Cause::Length => REPLICA,
+                Cause::Length => READ,
+                Cause::Pack(_) => REPLICA,
             }
             .into(),
             ..Finding::default()

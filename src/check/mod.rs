@@ -145,7 +145,8 @@ fn round(
             for (entry, examined) in done.into_inner() {
                 whole.push((entry, examined.error.is_none()));
                 if let Some(e) = examined.error {
-                    findings.damaged(entry, e);
+                    let said = "a segment says of it what is not so";
+                    findings.damaged(entry, if examined.is_lied_about { e.while_(said) } else { e });
                     findings.lost(entry, &examined.chunks);
                 }
                 if let Some(e) = examined.parity {
@@ -192,7 +193,12 @@ fn go_through(
         verified(observer, &name);
     }
     let (chunks, is_hurt) = (walk.chunks, walk.is_hurt);
-    let suspects = match walk::suspects(repository, shelves, &needed, stop)? {
+    let mut disputed = survey.disputed.clone();
+    let suspects = walk::suspects(repository, shelves, &needed, &mut disputed, stop)?;
+    for pack in disputed.into_iter().filter(|id| shelves.get(id).is_some_and(|s| !s.is_retired)) {
+        findings.disputed(pack);
+    }
+    let suspects = match suspects {
         None if !is_hurt => return Ok(chunks),
         None => repository.index()?.seen()?,
         Some(suspects) => suspects,

@@ -12,7 +12,7 @@ use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::index::{Lies, Mark, Marks, Seen};
 use crate::repository::{Reader, Repository, Snapshot, is_finding};
 use crate::tree::{extent_page, page, root_entry};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Of a page: it was gone through, and need not be again.
 const DONE: Mark = 1;
@@ -63,7 +63,8 @@ pub struct Walk<'a> {
     snapshot: SnapshotId,
 }
 
-/// The chunks of content, of all that are needed, that no pack may be relied on for.
+/// The chunks of content, of all that are needed, that no pack may be relied on for; packs that give chunks other lengths than
+/// others do go to `disputed`.
 ///
 /// # Errors
 /// What the cache's disk says; `Stopped`.
@@ -71,6 +72,7 @@ pub fn suspects(
     repository: &Repository,
     shelves: &HashMap<PackId, Shelf>,
     needed: &Marks,
+    disputed: &mut BTreeSet<PackId>,
     stop: &Stop,
 ) -> Result<Option<Seen>> {
     let index = repository.index()?;
@@ -80,6 +82,10 @@ pub fn suspects(
     let shelves: Vec<Option<&Shelf>> = census.packs.iter().map(|p| shelves.get(&p.id)).collect();
     census.each(|id, lens, places| {
         stop.check()?;
+        let meant = || places.iter().filter(|l| shelves[l.pack].is_some_and(|s| !s.is_retired));
+        if Lies::disagree(meant()) {
+            disputed.extend(meant().map(|l| census.packs[l.pack].id));
+        }
         let is_good =
             |l: &Lies, len: &Mark| l.len == *len && shelves[l.pack].is_some_and(|s| s.is_good(l.frame));
         if !lens.iter().all(|len| places.iter().any(|l| is_good(l, len))) {

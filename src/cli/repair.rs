@@ -41,8 +41,10 @@ pub enum Repair {
 ///
 /// Packs that no index segment names, since the segment is lost or damaged, are read whole and verified, and named again;
 /// of damaged ones what is whole is stored anew. Packs that are named and missing are taken out of the index, so that
-/// backups store again what the source still has; should they turn up again, they can be read all the same. Then damaged
-/// segments are deleted: all that they named is named anew. What snapshots lack after that is told, and the exit code is 4.
+/// backups store again what the source still has; should they turn up again, they can be read all the same. Packs about which
+/// segments do not agree are read, and segments that say of them what is not so are written anew. Then damaged
+/// segments are deleted: all that they named is named anew. Where the repository has parity, packs that are named again get
+/// what they lack of it. What snapshots lack after that is told, and the exit code is 4.
 #[derive(clap::Args)]
 pub struct Index {
     /// Change nothing, tell what would be done
@@ -54,7 +56,8 @@ pub struct Index {
 ///
 /// Reads the packs that are named, and those whose size is not what it must be; with --read-data all packs. What is whole of
 /// damaged ones is stored in new packs; the damaged ones are retired: they stay where they are, and what can be read of them can
-/// be read, until a prune deletes them. Where the repository has parity, that of whole packs which is missing or damaged is
+/// be read, until a prune deletes them. Of whole ones of which a segment says what is not so the segment is written anew. Where the
+/// repository has parity, that of whole packs which is missing or damaged is
 /// written anew. What snapshots lack after that is told, and the exit code is 4.
 #[derive(clap::Args)]
 pub struct Packs {
@@ -193,6 +196,11 @@ fn index_lines(r: &IndexReport, dry_run: bool, quiet: bool) -> Vec<String> {
         words::counted(chunks, "chunk", "chunks"),
         words::size(bytes),
     ));
+    if r.settled > 0 {
+        let verb = if dry_run { "would be set right" } else { "set right" };
+        let packs = words::counted(r.settled, "pack", "packs");
+        lines.push(format!("{verb}: what segments say of {packs}, as they did not agree"));
+    }
     if !r.deleted.is_empty() {
         let n = r.deleted.len() as u64;
         let verb = if dry_run { "would be deleted" } else { "deleted" };
@@ -232,6 +240,7 @@ fn index_objects(r: &IndexReport, dry_run: bool) -> Vec<Value> {
         "adopted_chunks": chunks,
         "damaged_packs": r.damaged.len(),
         "retired_again": r.retired_again,
+        "settled_packs": r.settled,
         "deleted_segments": r.deleted.iter().map(|s| s.hex()).collect::<Vec<_>>(),
         "absent_packs": r.absent.iter().map(|p| p.hex()).collect::<Vec<_>>(),
         "left": r.left.len(),
@@ -328,6 +337,10 @@ pub fn packs_lines(r: &PacksReport, dry_run: bool, quiet: bool) -> Vec<String> {
         };
         lines.push(format!("{}: {}; {lost}{done}", pack_name(&d.pack), words::harmless(&d.what)));
     }
+    for pack in &r.settled {
+        let verb = if dry_run { "would be set right" } else { "was set right" };
+        lines.push(format!("{}: it is whole, and what a segment said of it {verb}", pack_name(pack)));
+    }
     for pack in &r.brought {
         let done = if dry_run { "it would be copied back" } else { "it is copied back" };
         lines.push(format!("{}: it is missing; {done} from the replica", pack_name(pack)));
@@ -382,6 +395,7 @@ pub fn packs_objects(r: &PacksReport, dry_run: bool) -> Vec<Value> {
         "read_bytes": r.read.1,
         "damaged_packs": r.damaged.len(),
         "damaged_parity": r.parity.len(),
+        "settled_packs": r.settled.len(),
         "packs_copied_back": r.brought.iter().map(|p| p.hex()).collect::<Vec<_>>(),
         "stored_bytes": r.stored,
         "lost_chunks": r.losses.chunks.len(),

@@ -23,6 +23,15 @@ pub struct Lies {
     pub len: u32,
 }
 
+impl Lies {
+    /// Whether trusted entries give a chunk different lengths: they cannot all be true.
+    pub fn disagree<'a>(places: impl Iterator<Item = &'a Self>) -> bool {
+        let mut lens = places.filter(|l| l.trusted).map(|l| l.len);
+        let first = lens.next();
+        first.is_some_and(|first| lens.any(|len| len != first))
+    }
+}
+
 /// A pack of the census.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pack {

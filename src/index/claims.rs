@@ -67,9 +67,9 @@ impl Claims {
         Ok(Claim::Known(Some(pack)))
     }
 
-    /// Whether a chunk of a content that was stored before can be relied on; claims nothing.
-    pub fn knows(&self, id: &ChunkId) -> Result<bool> {
-        let known = self.index.known_with(id, None, &self.distrust)?;
+    /// Whether a chunk of a content that was stored before, of this length where it is known, can be relied on; claims nothing.
+    pub fn knows(&self, id: &ChunkId, len: Option<u32>) -> Result<bool> {
+        let known = self.index.known_with(id, len, &self.distrust)?;
         if let Some(pack) = known {
             self.rely(pack);
         }

@@ -268,7 +268,7 @@ fn known_is_only_what_a_trusted_entry_says_of_a_pack_that_is_not_retired() {
         assert_eq!(claims(&[2]).claim(&chunk(3), 4).unwrap(), Claim::Known(Some(pack(5))));
         assert_eq!(claims(&[5]).claim(&chunk(3), 4).unwrap(), Claim::Known(Some(pack(2))));
         assert_eq!(claims(&[2, 5]).claim(&chunk(3), 4).unwrap(), Claim::New);
-        assert!(!claims(&[2, 5]).knows(&chunk(3)).unwrap());
+        assert!(!claims(&[2, 5]).knows(&chunk(3), None).unwrap());
     }
 }
 

@@ -255,6 +255,11 @@ impl Census {
             }
             let Some(mark) = marks.last().copied() else { return Ok(()) };
             let counts = |l: &&Lies| packs[l.pack].state == State::Free;
+            if Lies::disagree(places.iter().filter(counts)) {
+                let text = format!("index segments do not agree about chunk {}", id.short());
+                return Err(Error::damaged(text)
+                    .hint("nothing was deleted. `pastfs repair index` finds out what is so, and then run this again"));
+            }
             // The same one each time, and rather in a big pack: small ones are merged.
             let best = |l: &&Lies| (l.trusted, packs[l.pack].size, packs[l.pack].id);
             let place = places.iter().filter(counts).max_by_key(best).copied();

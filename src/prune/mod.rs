@@ -19,7 +19,7 @@ use crate::repository::{Moved, Mover, Repository, Session, Sweep};
 use crate::seal::Compression;
 use census::{Census, Terms, WANTED};
 use choice::{Bounds, Choice, choose};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,10 +225,10 @@ impl Run<'_> {
         if !needed.is_empty() {
             let absent = absent(census).collect();
             let mut mover = Mover::begin(sweep, absent, self.options.compression, self.stop.clone())?;
-            for pack in needed {
-                let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)?.is_some());
-                if !self.move_out(&mut mover, pack, wanted)? {
-                    kept.insert(pack.id);
+            let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)?.is_some());
+            for (pack, is_out) in self.move_all_out(&mut mover, &needed, wanted)? {
+                if !is_out {
+                    kept.insert(pack);
                 }
             }
             self.report.stored += mover.finish()?;
@@ -285,11 +285,11 @@ impl Run<'_> {
                 choice.emptied.iter().chain(&choice.idle).map(id_of).chain(absent(census)).collect();
             let mut mover = Mover::begin(sweep, emptied, self.options.compression, self.stop.clone())?;
             self.observer.event(Event::Planned { files: 0, bytes: choice.moved });
-            for at in &choice.emptied {
-                let pack = &census.packs[*at];
-                let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)? == Some(WANTED));
-                if self.move_out(&mut mover, pack, wanted)? {
-                    ended.push(pack.id);
+            let wanted = |id: &ChunkId| Ok(census.marks.greatest(id)? == Some(WANTED));
+            let packs: Vec<&census::Pack> = choice.emptied.iter().map(|at| &census.packs[*at]).collect();
+            for (pack, is_out) in self.move_all_out(&mut mover, &packs, wanted)? {
+                if is_out {
+                    ended.push(pack);
                 }
             }
             self.report.stored += mover.finish()?;
@@ -301,26 +301,41 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether all went well; else the pack must stay.
-    fn move_out(
+    /// Moves what is wanted out of packs: of each, whether all went well; else it must stay.
+    fn move_all_out(
         &mut self,
         mover: &mut Mover,
-        pack: &census::Pack,
-        wanted: impl FnMut(&ChunkId) -> Result<bool>,
-    ) -> Result<bool> {
-        let Some(info) = self.repository.index()?.pack(&pack.id)? else {
-            return Err(Error::new(Fault::Busy, format!("the index has lost pack {}", pack.id.short()))
-                .hint("run it again; nothing is lost"));
+        packs: &[&census::Pack],
+        mut wanted: impl FnMut(&ChunkId) -> Result<bool>,
+    ) -> Result<Vec<(PackId, bool)>> {
+        let index = self.repository.index()?.clone();
+        let info = |pack: &census::Pack| {
+            index.pack(&pack.id)?.ok_or_else(|| {
+                Error::new(Fault::Busy, format!("the index has lost pack {}", pack.id.short()))
+                    .hint("run it again; nothing is lost")
+            })
         };
-        let Moved { chunks, bytes, bad, error } = mover.take(&info, pack.frames.iter(), wanted)?;
-        self.report.moved.0 += chunks;
-        self.report.moved.1 += bytes;
-        if bad.is_empty() {
-            return Ok(true);
+        let mut moved_out = Vec::with_capacity(packs.len());
+        // What the mover was told of and has not taken yet.
+        let (mut told, mut next) = (VecDeque::new(), packs.iter());
+        loop {
+            while (told.is_empty() || mover.wants_more())
+                && let Some(pack) = next.next()
+            {
+                let info = info(pack)?;
+                mover.plan(&info, pack.frames.iter());
+                told.push_back((info, *pack));
+            }
+            let Some((info, pack)) = told.pop_front() else { return Ok(moved_out) };
+            let Moved { chunks, bytes, bad, error } = mover.take(&info, pack.frames.iter(), &mut wanted)?;
+            self.report.moved.0 += chunks;
+            self.report.moved.1 += bytes;
+            if !bad.is_empty() {
+                let why = error.map_or_else(String::new, |e| e.chain());
+                self.report.damaged.push((pack.id, why));
+            }
+            moved_out.push((pack.id, bad.is_empty()));
         }
-        let why = error.map_or_else(String::new, |e| e.chain());
-        self.report.damaged.push((pack.id, why));
-        Ok(false)
     }
 
     /// Until nobody counts who has not seen what was retired and forgotten.

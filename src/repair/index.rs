@@ -8,10 +8,12 @@ use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::pack::PackEntry;
 use crate::id::{PackId, SegmentId};
 use crate::index::Retired;
-use crate::repository::{ADOPTED_AT_ONCE, Found, Mover, Repository, Stray, Survey, Sweep, Unreadable};
+use crate::repository::{
+    ADOPTED_AT_ONCE, Found, Mover, Promise, Repository, Stray, Survey, Sweep, Unreadable,
+};
 use crate::seal::Compression;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +26,8 @@ pub struct IndexReport {
     pub adopted: (u64, u64, u64),
     /// Packs that no segment names and that are damaged.
     pub damaged: Vec<DamagedStray>,
+    /// Packs about which segments did not agree, and do now.
+    pub settled: u64,
     /// Packs that are retired as they were before: their retirements were lost.
     pub retired_again: u64,
     /// Damaged segments that were deleted.
@@ -62,6 +66,9 @@ impl IndexReport {
 #[derive(Default)]
 struct Strays {
     whole: Vec<PackEntry>,
+    /// Named ones, about which segments do not agree.
+    disputed: BTreeSet<PackId>,
+    settled: Vec<PackEntry>,
     damaged: Vec<Stray>,
     /// Not what their names say, and nothing of them can be read.
     hopeless: Vec<PackId>,
@@ -87,6 +94,8 @@ pub fn index(
     let survey = repository.survey(stop)?;
     refuse_empty(repository, &survey)?;
     let (again, unused) = part(&survey, &retired);
+    let mut strays = Strays { disputed: repository.disputed(&survey, stop)?, ..Strays::default() };
+    let unused = [unused, sizes(&survey, &strays.disputed)].concat();
     let bytes: u64 = unused.iter().map(|(_, size)| size).sum();
     let files = survey.objects - survey.stored_packs + unused.len() as u64 + survey.snapshots.len() as u64;
     observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
@@ -94,15 +103,21 @@ pub fn index(
     if let Some(sweep) = &mut sweep {
         sweep.retire_again(&again)?;
     }
-    let mut strays = Strays::default();
     read_strays(repository, &unused, observer, stop, &mut |id, read| {
         take(&mut report, &mut strays, id, read);
         match strays.whole.len() >= ADOPTED_AT_ONCE {
-            true => adopt(repository, sweep.as_ref(), &mut strays.whole),
+            true => adopt(repository, sweep.as_ref(), &mut strays.whole, stop),
             false => Ok(()),
         }
     })?;
-    adopt(repository, sweep.as_ref(), &mut strays.whole)?;
+    adopt(repository, sweep.as_ref(), &mut strays.whole, stop)?;
+    if let (Some(sweep), false) = (&mut sweep, strays.settled.is_empty()) {
+        for id in repository.settle(sweep, &strays.settled, stop)? {
+            let advice = "another one has taken its place, and this command deletes it an hour from now: run it again then";
+            let what = "it says of packs what is not so".to_owned();
+            report.left.push((format!("index/{id}"), what, Some(advice.into())));
+        }
+    }
     let missing = survey.packs.iter().filter(|(_, p)| !p.retired && p.found == Found::Missing);
     report.absent = missing.map(|(id, _)| *id).filter(|id| !retired.contains_key(id)).collect();
     if let Some(sweep) = &mut sweep {
@@ -137,6 +152,16 @@ pub fn index(
     }
     report.seconds = clock::now().seconds_since(began);
     Ok(report)
+}
+
+/// Packs that segments name, with the sizes that the store tells.
+fn sizes(survey: &Survey, packs: &BTreeSet<PackId>) -> Vec<(PackId, u64)> {
+    let size = |id: &PackId| match survey.packs.get(id)? {
+        p if p.found == Found::Whole => Some((*id, p.size)),
+        Promise { found: Found::Sized(size), .. } => Some((*id, *size)),
+        _ => None,
+    };
+    packs.iter().filter_map(size).collect()
 }
 
 /// The retirements that this machine has seen. One that is in no segment any more was lost: it goes with its pack.
@@ -184,6 +209,11 @@ fn take(
             return;
         }
     };
+    if let Some(entry) = stray.whole().filter(|_| strays.disputed.contains(&pack)) {
+        report.settled += 1;
+        strays.settled.push(entry.clone());
+        return;
+    }
     if let Some(entry) = stray.whole() {
         let (packs, bytes, chunks) = &mut report.adopted;
         (*packs, *bytes, *chunks) = (*packs + 1, *bytes + entry.size, *chunks + stray.chunks());
@@ -205,10 +235,15 @@ fn name_of(pack: &PackId) -> String {
     format!("packs/{}/{hex}", &hex[..2])
 }
 
-fn adopt(repository: &Repository, sweep: Option<&Sweep>, entries: &mut Vec<PackEntry>) -> Result<()> {
+fn adopt(
+    repository: &Repository,
+    sweep: Option<&Sweep>,
+    entries: &mut Vec<PackEntry>,
+    stop: &Stop,
+) -> Result<()> {
     let entries = std::mem::take(entries);
     match sweep {
-        Some(sweep) if !entries.is_empty() => repository.adopt(sweep, &entries),
+        Some(sweep) if !entries.is_empty() => repository.adopt(sweep, &entries, stop),
         _ => Ok(()),
     }
 }
@@ -221,7 +256,8 @@ fn salvage(sweep: &Sweep, strays: &Strays, report: &mut IndexReport, stop: &Stop
     let absent: HashSet<PackId> = report.absent.iter().copied().collect();
     let mut mover = Mover::begin(sweep, absent, Compression::default(), stop.clone())?;
     for stray in &strays.damaged {
-        let info = stray.info();
+        let info = Arc::new(stray.info());
+        mover.plan(&info, stray.frames());
         let moved = mover.take(&info, stray.frames(), |_| Ok(true))?;
         if let Some(told) = report.damaged.iter_mut().find(|d| d.pack == info.id) {
             told.saved = moved.chunks;

@@ -185,7 +185,7 @@ fn put_back(
 
 fn draft(repository: &Repository, s: &Snapshot) -> Draft {
     let m = &s.manifest;
-    // A long list of unread files is not remembered; what was saved lies in the tree.
+    // A long list of unread files is not remembered, and of very many paths nothing; what was saved lies in the tree.
     let private = repository.private(s);
     let private = private.unwrap_or_else(|_| Private { paths: vec![b"/".to_vec()], ..Private::default() });
     Draft {

@@ -53,6 +53,8 @@ pub struct PacksReport {
     pub damaged: Vec<Emptied>,
     /// Whole packs whose parity was damaged or missing, and what was wrong.
     pub parity: Vec<(PackId, String)>,
+    /// Whole packs of which a segment said what is not so; it says what is so now.
+    pub settled: Vec<PackId>,
     /// Packs that were missing and were copied back from the replica; in a dry run those that would be.
     pub brought: Vec<PackId>,
     /// Bytes that were stored for it.
@@ -67,7 +69,11 @@ impl PacksReport {
     /// Whether anything in the repository is damaged still.
     pub fn is_hurt(&self, dry_run: bool) -> bool {
         !self.losses.hurt.is_empty()
-            || dry_run && !(self.damaged.is_empty() && self.parity.is_empty() && self.brought.is_empty())
+            || dry_run
+                && !(self.damaged.is_empty()
+                    && self.parity.is_empty()
+                    && self.brought.is_empty()
+                    && self.settled.is_empty())
     }
 }
 
@@ -108,19 +114,23 @@ pub fn packs(
     let files = survey.objects - survey.stored_packs + wanted.len() as u64;
     observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
     report.read = (wanted.len() as u64, bytes);
-    let found = Mutex::new(Vec::new());
+    let (found, settled) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let parity: Mutex<BTreeMap<PackId, String>> =
         Mutex::new(survey.parity.iter().map(|(id, e)| (*id, e.chain())).collect());
     repository.examine_all(&survey, wanted, stop, &|entry, examined| {
         if let Some(e) = &examined.parity {
             parity.lock().insert(entry.pack, e.chain());
         }
-        if examined.error.is_some() {
+        if examined.is_lied_about {
+            settled.lock().push((entry.pack, entry.size));
+        } else if examined.error.is_some() {
             parity.lock().remove(&entry.pack);
             found.lock().push((entry, examined));
         }
     })?;
     report.parity.extend(parity.into_inner());
+    let settled: Vec<(PackId, u64)> = settled.into_inner();
+    report.settled = settled.iter().map(|(id, _)| *id).collect();
     let mut damaged = found.into_inner();
     damaged.extend(missing.into_iter().map(all_bad));
     damaged.sort_by_key(|(entry, _)| entry.pack);
@@ -134,6 +144,20 @@ pub fn packs(
         });
     }
     if let Some(sweep) = &mut sweep {
+        let mut truth = Vec::new();
+        for (id, size) in settled {
+            let read = repository.read_stray(&id, size, stop)?;
+            truth.extend(read.ok().and_then(|pack| pack.whole().cloned()));
+        }
+        if !truth.is_empty() {
+            for id in repository.settle(sweep, &truth, stop)? {
+                let text = format!(
+                    "index/{id} says of packs what is not so, and another one has taken its place: run `pastfs repair index` an \
+                     hour from now, which deletes it"
+                );
+                observer.event(Event::Warning(&text));
+            }
+        }
         let mut left = Vec::new();
         for (id, _) in &report.parity {
             let size = survey.packs.get(id).map_or(0, |p| p.size);
@@ -250,7 +274,8 @@ fn empty(
         let info = repository.index()?.pack(&entry.pack)?;
         let info = info.ok_or_else(|| Error::damaged("no index segment names it any more")).doing(doing)?;
         let bad: HashSet<u32> = examined.bad.iter().copied().collect();
-        let whole = (0..info.frames.len() as u32).filter(|n| !bad.contains(n));
+        let whole: Vec<u32> = (0..info.frames.len() as u32).filter(|n| !bad.contains(n)).collect();
+        mover.plan(&info, whole.iter().copied());
         told.saved = mover.take(&info, whole, |_| Ok(true)).doing(doing)?.chunks;
         if let Some(replica) = &replica {
             told.fetched = mover.fetch(&info, &examined.chunks, replica).doing(doing)?;

@@ -181,15 +181,20 @@ impl Repository {
     }
 
     /// Names packs whose every byte was proven in a new segment, signed by this key: their chunks count from now on, for
-    /// all. Durable when this returns.
+    /// all. Where this repository has parity, and who stored a pack died before that, it is written. Durable when this returns.
     ///
     /// # Errors
-    /// What the store says.
-    pub fn adopt(&self, sweep: &Sweep, entries: &[PackEntry]) -> Result<()> {
+    /// What the store says; `Stopped`.
+    pub fn adopt(&self, sweep: &Sweep, entries: &[PackEntry], stop: &Stop) -> Result<()> {
         let published = self.publish(sweep.id(), entries, &[])?;
         self.index()?.apply(vec![published.applied], &[], Vec::new())?;
         let (packs, segment) = (entries.len(), published.id.short());
         self.observer.event(Event::Detail(&format!("index segment {segment} names {packs} packs again")));
+        for entry in entries {
+            if self.parity_flaw(&entry.pack, entry.size, None)?.is_some() {
+                self.renew_parity(sweep, &entry.pack, entry.size, stop)?;
+            }
+        }
         Ok(())
     }
 

@@ -49,6 +49,8 @@ pub struct Examined {
     pub error: Option<Error>,
     /// What is wrong with the parity of the pack, which is whole itself.
     pub parity: Option<Error>,
+    /// The pack is what its name says, to the last byte, and what its entry says of it is not so.
+    pub is_lied_about: bool,
 }
 
 impl Repository {
@@ -176,6 +178,7 @@ impl Repository {
         let flaw = self.each_frame(&of, stop, &mut |bytes| proof.add(bytes), &mut each)?;
         match flaw {
             Some(e) => drop(found.error.get_or_insert(e)),
+            None if found.error.is_some() => found.is_lied_about = true,
             // What is damaged is not what its parity was made of.
             None => found.parity = proof.finish(&entry.pack)?,
         }

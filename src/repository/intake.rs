@@ -6,9 +6,10 @@
 //! The entries that name what was taken in are this key's own, in segments of this store: what the source's segments say of
 //! times and retirements is true there alone.
 
+use super::both::Both;
 use super::copying::{Run, SPOILED};
 use super::lease;
-use super::listing::{ListedNote, Listing, manifest_name};
+use super::listing::{Listing, manifest_name};
 use super::reader::pack_name;
 use super::stages::{Frames, Stages};
 use super::survey::is_finding;
@@ -19,10 +20,9 @@ use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::object::Kind;
 use crate::format::pack::Space;
-use crate::format::snapshot::Action;
 use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::index::{Mark, Seen};
-use crate::seal::{Compression, Role};
+use crate::seal::Compression;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -153,37 +153,15 @@ impl Intake {
         &mut self.taken
     }
 
-    /// The snapshots of the source that nobody has forgotten, oldest first.
-    pub fn offered(&self) -> Vec<Arc<Snapshot>> {
-        self.listing.live()
+    /// What is listed on both sides.
+    pub fn both(&self) -> Both<'_> {
+        Both { source: &self.listing, target: self.target.as_ref().map(|t| &t.listing) }
     }
 
     /// One of the source, be it forgotten there.
     pub fn find(&self, id: &SnapshotId) -> Option<Arc<Snapshot>> {
         let counts = |s: &&Arc<Snapshot>| s.id == *id && !self.listing.void.contains(id);
         self.listing.manifests.iter().find(counts).cloned()
-    }
-
-    /// Those that the target lists, forgotten ones too.
-    pub fn there(&self) -> HashSet<SnapshotId> {
-        let listed = self.target.iter().flat_map(|t| &t.listing.manifests);
-        listed.map(|s| s.id).collect()
-    }
-
-    /// Those that a note in the target forgets, be their manifests there or not: a forget note wins over presence (R5).
-    pub fn forgotten_there(&self) -> HashSet<SnapshotId> {
-        let mut forgotten = HashSet::new();
-        // In the order of time: the last word counts.
-        for n in self.target.iter().flat_map(|t| &t.listing.notes) {
-            let (note, author) = &*n.note;
-            match note.action {
-                _ if author.role != Role::Full => {}
-                Action::Forget => forgotten.extend(note.snapshots.iter().copied()),
-                Action::Unforget => forgotten.retain(|s| !note.snapshots.contains(s)),
-                _ => {}
-            }
-        }
-        forgotten
     }
 
     /// Copies the notes that speak of these snapshots and are not there, either those that forget or the others: how many, and
@@ -197,10 +175,8 @@ impl Intake {
         are_forgets: bool,
     ) -> Result<(u64, Vec<(String, Error)>)> {
         let (mut copied, mut flaws) = (0, Vec::new());
-        let there: HashSet<_> = self.target.iter().flat_map(|t| &t.listing.notes).map(|n| n.id).collect();
-        let wanted = self.source.notes_for(&self.listing, snapshots, are_forgets);
-        let missing: Vec<&ListedNote> = wanted.filter(|n| !there.contains(&n.id)).collect();
-        for note in missing {
+        let both = self.both();
+        for note in both.missing_notes(snapshots, are_forgets) {
             self.stop.check()?;
             if let (false, Some(target)) = (self.is_dry, &self.target)
                 && let Err(e) = self.source.copy_note(&target.repository, note)?
@@ -322,7 +298,7 @@ impl Intake {
     fn need(&mut self, space: Space, id: &ChunkId) -> Result<Option<Took>> {
         self.stop.check()?;
         if let Some(target) = &self.target
-            && target.claims.knows(id)?
+            && target.claims.knows(id, None)?
         {
             return Ok(Some(Took::Whole));
         }

@@ -24,16 +24,12 @@ const SEGMENTS_AT_ONCE: usize = 4096;
 /// A void note counts only so many seconds after its manifest, by the store's clock.
 pub(super) const VOID_SECONDS: u64 = 3600;
 
-/// Longest private part of a manifest in bytes that is kept in memory: paths of an ordinary backup fit; long lists of
-/// unread files are read again by who wants them.
-const PRIVATE_KEPT: usize = 1024;
-
 /// A snapshot with what notes say of it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Hash of its manifest.
     pub id: SnapshotId,
-    /// What it holds. The private part may be left out: ask [`Repository::private`] for it.
+    /// What it holds. The private part may be shortened or left out: ask [`Repository::private`] for it.
     pub manifest: Manifest,
     /// Tags after all notes, sorted.
     pub tags: Vec<Vec<u8>>,
@@ -41,19 +37,6 @@ pub struct Snapshot {
     pub held: bool,
     /// Who wrote it.
     pub author: Author,
-}
-
-impl Snapshot {
-    /// A proven manifest, before any note.
-    pub(super) fn new(id: SnapshotId, mut manifest: Manifest, author: Author) -> Self {
-        if manifest.private.len() > PRIVATE_KEPT {
-            manifest.private = Vec::new();
-        }
-        let mut tags = manifest.tags.clone();
-        tags.sort();
-        tags.dedup();
-        Self { id, manifest, tags, held: false, author }
-    }
 }
 
 /// What is known of the objects of this place, from before and from now.
@@ -227,19 +210,7 @@ impl Repository {
         listed();
         let remembered = remembered.as_mut().ok_or_else(|| Error::bug("reading the cache panicked"))?;
         let mut notes: Vec<ListedNote> = Vec::new();
-        let mut unread = Vec::new();
-        let mut noted = HashSet::new();
-        for name in note_names {
-            if let Some(id) = self.id_of(&name, NoteId::from_hex)? {
-                noted.insert(id);
-                match self.known_note(remembered, id)? {
-                    Some(note) => notes.push(ListedNote { id, note }),
-                    None => unread.push(name),
-                }
-            } else {
-                unread.push(name);
-            }
-        }
+        let (noted, mut unread) = self.read_notes(remembered, note_names, &mut notes)?;
         let mut manifests = Vec::new();
         let mut listed = HashSet::new();
         let mut ids = Vec::with_capacity(manifest_names.len());
@@ -290,7 +261,7 @@ impl Repository {
     }
 
     /// The id in the name of an object; a name that holds none is told.
-    fn id_of<T>(&self, name: &str, from_hex: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+    pub(super) fn id_of<T>(&self, name: &str, from_hex: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
         let id = name.rsplit_once('/').and_then(|(_, id)| from_hex(id));
         if id.is_none() {
             self.tell(name, Error::damaged("the name is no id"))?;
@@ -298,7 +269,11 @@ impl Repository {
         Ok(id)
     }
 
-    fn known_note(&self, remembered: &mut Remembered, id: NoteId) -> Result<Option<Arc<(Note, Author)>>> {
+    pub(super) fn known_note(
+        &self,
+        remembered: &mut Remembered,
+        id: NoteId,
+    ) -> Result<Option<Arc<(Note, Author)>>> {
         if let Some(note) = remembered.notes.get(&id) {
             return Ok(Some(note.clone()));
         }
@@ -323,7 +298,7 @@ impl Repository {
         }
         match self.manifest_anywhere(&id) {
             Ok((manifest, author)) => {
-                let snapshot = Arc::new(Snapshot::new(id, manifest, author));
+                let snapshot = Arc::new(self.kept(id, manifest, author));
                 remembered.add(Item::Snapshot(snapshot.clone()));
                 Ok(Some(snapshot))
             }

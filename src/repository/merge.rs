@@ -21,7 +21,7 @@ const SMALL_MANY: usize = 16;
 const MERGED_BYTES: usize = 8 << 20;
 /// Old segments go so many seconds after those that replace them were written, by the store's clock: a list that is being
 /// taken, or is a little old, has the ones or the others.
-const KEPT_SECONDS: i64 = 3600;
+pub(super) const KEPT_SECONDS: i64 = 3600;
 /// What is said of a pack goes so many seconds after the pack.
 const SAID_SECONDS: i64 = 24 * 3600;
 
@@ -123,7 +123,7 @@ impl Sweep {
 }
 
 /// Segments with size and time.
-fn listed(repository: &Repository) -> Result<BTreeMap<SegmentId, (u64, i64)>> {
+pub(super) fn listed(repository: &Repository) -> Result<BTreeMap<SegmentId, (u64, i64)>> {
     let mut found = BTreeMap::new();
     for l in repository.store.list("index/")? {
         if let Some(id) = id_of(&l.name, SegmentId::from_hex, segment_name) {

@@ -3,8 +3,13 @@
 //! Writers go packs, segments, manifest; readers list manifests, then segments. Nobody waits for a lock.
 
 mod adopt;
+mod ahead;
 mod away;
+mod both;
+mod brief;
+mod cache;
 mod copying;
+mod dispute;
 mod examine;
 mod far;
 mod healing;
@@ -20,6 +25,7 @@ mod needs;
 mod notes;
 mod opening;
 mod pace;
+mod parents;
 mod process;
 mod putback;
 mod reader;
@@ -44,6 +50,7 @@ mod vouch;
 mod writer;
 
 pub use adopt::{ADOPTED_AT_ONCE, Stray, Unreadable};
+pub use both::{Both, Glance};
 pub use examine::Examined;
 pub use homecoming::Whole;
 pub use intake::{Again, Intake, Taken};
@@ -76,7 +83,6 @@ use crate::format::config::Config;
 use crate::format::object::{Kind, Signed, body};
 use crate::format::pack::{Header, Space};
 use crate::format::slot::{Label, Slot};
-use crate::format::snapshot::Private;
 use crate::id::{RepositoryId, SlotId, hex};
 use crate::index::Index;
 use crate::pack::Finished;
@@ -119,6 +125,40 @@ pub struct OpenOptions {
     pub observer: Arc<dyn Observer>,
 }
 
+/// What a repository is made of once its keys are known.
+struct Opened {
+    keys: Arc<Keyring>,
+    slot: SlotId,
+    config: Config,
+    cache: PathBuf,
+    observer: Arc<dyn Observer>,
+    cache_bytes: u64,
+}
+
+impl Opened {
+    /// The repository in a store; `is_beside` if the same process has opened it in another one too.
+    fn of(self, store: Counted, is_beside: bool) -> Arc<Repository> {
+        Arc::new(Repository {
+            counts: store.counts(),
+            store: Arc::new(store),
+            keys: self.keys,
+            slot: self.slot,
+            config: self.config,
+            cache: self.cache,
+            is_beside,
+            observer: self.observer,
+            index: OnceLock::new(),
+            opening: Mutex::new(()),
+            known: Mutex::default(),
+            told: Mutex::default(),
+            healed: Mutex::default(),
+            spares: Default::default(),
+            near: OnceLock::new(),
+            cache_bytes: AtomicU64::new(self.cache_bytes),
+        })
+    }
+}
+
 /// An opened repository.
 pub struct Repository {
     store: Arc<dyn Store>,
@@ -131,7 +171,7 @@ pub struct Repository {
     /// Another store of this repository is in use as well: this one has an index of its own in the cache.
     is_beside: bool,
     observer: Arc<dyn Observer>,
-    index: OnceLock<Arc<Index>>,
+    index: OnceLock<(Arc<Index>, Option<cache::Tenancy>)>,
     opening: Mutex<()>,
     known: Mutex<listing::Known>,
     /// What was reported already: once is enough.
@@ -229,31 +269,14 @@ impl Repository {
     /// `NoRepository`, `WrongKey`, `Newer`, or what the store says.
     pub fn open(store: Arc<dyn Store>, credential: &Credential, options: OpenOptions) -> Result<Arc<Self>> {
         let counted = Counted::new(store);
-        let counts = counted.counts();
-        let store: Arc<dyn Store> = Arc::new(counted);
-        let place = store.location();
+        let place = counted.location();
         let (slot, mut keys, config) =
-            opening::opened(&*store, &options.cache, credential, &options.observer)?;
+            opening::opened(&counted, &options.cache, credential, &options.observer)?;
         keys.heed(&config).doing(|| format!("reading config/{} of {place}", config.number))?;
         let cache = options.cache.join(format!("{}-{CACHE_SCHEMA}", hex(&keys.repository.0[..16])));
-        Ok(Arc::new(Self {
-            store,
-            counts,
-            keys: Arc::new(keys),
-            slot,
-            config,
-            cache,
-            is_beside: false,
-            observer: options.observer,
-            index: OnceLock::new(),
-            opening: Mutex::new(()),
-            known: Mutex::default(),
-            told: Mutex::default(),
-            healed: Mutex::default(),
-            spares: Default::default(),
-            near: OnceLock::new(),
-            cache_bytes: AtomicU64::new(CACHE_BYTES),
-        }))
+        let cache_bytes = CACHE_BYTES;
+        Ok(Opened { keys: Arc::new(keys), slot, config, cache, observer: options.observer, cache_bytes }
+            .of(counted, false))
     }
 
     /// The id that a store's newest config bears, which needs no key and proves nothing.
@@ -261,15 +284,7 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, or what the store says.
     pub fn claimed_id(store: &dyn Store) -> Result<RepositoryId> {
-        let place = store.location();
-        let newest = listed_configs(store)?.into_iter().max();
-        let newest = newest
-            .ok_or_else(|| Error::new(Fault::NoRepository, format!("there is no repository in {place}")))?;
-        let name = format!("config/{newest}");
-        let object = store.get(&name, Kind::Config.limit())?;
-        let signed = body(Kind::Config, &object).and_then(Signed::decode);
-        let config = signed.and_then(|s| Config::decode(&s.body));
-        config.map(|c| c.repository).doing(|| format!("reading {name} of {place}"))
+        claimed_by(store, &config_numbers(store)?)
     }
 
     /// Drawn when it was made.
@@ -350,78 +365,6 @@ impl Repository {
         let params = Params::from_parts(self.config.chunker, &self.config.chunker_parameters)?;
         Chunker::new(params, self.keys.chunker_seed())
     }
-
-    /// Which entries count as known differs by who asks: those of full keys for all, and for a writer its own. So each writer
-    /// key has an index of its own.
-    ///
-    /// Of two stores that one process has open each has its own too. That is for speed alone: what counts is what a store lists
-    /// now, so that two places which share an index are told apart by one listing, and load all of it anew in turn.
-    fn index_dir(&self) -> PathBuf {
-        let view = self.view_dir();
-        match self.is_beside {
-            false => view,
-            true => view.join(format!("place-{}", digest(self.location().as_bytes()))),
-        }
-    }
-
-    fn view_dir(&self) -> PathBuf {
-        let who = match self.keys.role {
-            Role::Full | Role::Reader => [0; 32],
-            Role::Writer => self.keys.public(),
-        };
-        if who == [0; 32] && self.config.ended.is_empty() && self.config.since == 1 {
-            return self.cache.clone();
-        }
-        // What counted while a key had not ended is another view.
-        let state = [&self.config.since.to_le_bytes()[..], &self.config.ended.concat()].concat();
-        self.cache.join(format!("view-{}-{}", digest(&who), digest(&state)))
-    }
-
-    /// Views of before keys have ended are of no use to anybody who opens the repository from now on.
-    fn drop_old_views(&self) {
-        let dir = self.view_dir();
-        let name = dir.file_name().and_then(|n| n.to_str());
-        let Some((who, _)) = name.and_then(|n| n.rsplit_once('-')).filter(|(n, _)| n.starts_with("view-"))
-        else {
-            return;
-        };
-        for entry in std::fs::read_dir(&self.cache).into_iter().flatten().flatten() {
-            let other = entry.file_name();
-            let is_old = other.to_str().and_then(|n| n.rsplit_once('-')).is_some_and(|(n, _)| n == who);
-            if is_old && entry.path() != dir {
-                // It costs space alone if it stays.
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-    }
-
-    /// Opened when it is first needed: `key list` needs none.
-    pub(crate) fn index(&self) -> Result<&Arc<Index>> {
-        let _one = self.opening.lock();
-        if let Some(index) = self.index.get() {
-            return Ok(index);
-        }
-        self.drop_old_views();
-        let index = Arc::new(Index::open(&self.index_dir())?);
-        Ok(self.index.get_or_init(|| index))
-    }
-
-    /// The part of a manifest that names paths.
-    ///
-    /// # Errors
-    /// `Denied` with a writer key; what the store says where a long one has to be read.
-    pub fn private(&self, snapshot: &Snapshot) -> Result<Private> {
-        let m = &snapshot.manifest;
-        let doing = || format!("reading the paths of snapshot {}", snapshot.id.short());
-        // Sealed ones are never empty: it was too long to be kept.
-        let read = match m.private.is_empty() {
-            true => Some(self.manifest_anywhere(&snapshot.id).doing(doing)?.0.private),
-            false => None,
-        };
-        let sealed = read.as_ref().unwrap_or(&m.private);
-        let plain = self.keys.open_private(&m.session.0, sealed).doing(doing)?;
-        Private::decode(&plain).doing(doing)
-    }
 }
 
 impl Drop for Repository {
@@ -437,11 +380,6 @@ impl Drop for Repository {
             costs.words()
         )));
     }
-}
-
-/// Names folders of the cache.
-fn digest(bytes: &[u8]) -> String {
-    hex(&blake3::hash(bytes).as_bytes()[..8])
 }
 
 /// The numbers of the configs that are listed, in any order. Where `config` is a file and nothing is ours, it is another
@@ -500,6 +438,19 @@ fn unlock(
 }
 
 /// The config of the highest of these ascending numbers that proves; those above it are told.
+/// The id that the newest of these configs claims, before anything is proven.
+fn claimed_by(store: &dyn Store, numbers: &[u64]) -> Result<RepositoryId> {
+    let place = store.location();
+    let newest = numbers.iter().max();
+    let newest = newest
+        .ok_or_else(|| Error::new(Fault::NoRepository, format!("there is no repository in {place}")))?;
+    let name = format!("config/{newest}");
+    let object = store.get(&name, Kind::Config.limit())?;
+    let signed = body(Kind::Config, &object).and_then(Signed::decode);
+    let config = signed.and_then(|s| Config::decode(&s.body));
+    config.map(|c| c.repository).doing(|| format!("reading {name} of {place}"))
+}
+
 fn newest_config(
     store: &dyn Store,
     keys: &Keyring,

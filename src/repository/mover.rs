@@ -1,6 +1,7 @@
 //! Chunks out of packs that will go into new ones: each is verified when it is read, and durable and named by a segment
 //! before anybody may end the pack that it came from.
 
+use super::ahead::Ahead;
 use super::stages::{Frames, Stages};
 use super::survey::is_finding;
 use super::sweep::Sweep;
@@ -42,6 +43,8 @@ pub struct Mover {
     repository: Arc<Repository>,
     stages: Stages,
     decompressor: Decompressor,
+    /// Where the store is far.
+    ahead: Option<Ahead>,
     stop: Stop,
 }
 
@@ -58,7 +61,20 @@ impl Mover {
     ) -> Result<Self> {
         let repository = sweep.repository().clone();
         let stages = Stages::start(&repository, sweep.id(), emptied, Some(compression))?;
-        Ok(Self { repository, stages, decompressor: Decompressor::new()?, stop })
+        let ahead = Ahead::of(&repository.store);
+        Ok(Self { repository, stages, decompressor: Decompressor::new()?, ahead, stop })
+    }
+
+    /// Whether it wants to be told what comes after what it was told of.
+    pub fn wants_more(&self) -> bool {
+        self.ahead.as_ref().is_some_and(Ahead::is_idle)
+    }
+
+    /// These frames will be taken next, after those that were told of before: of a far store they are fetched ahead.
+    pub fn plan(&mut self, pack: &Arc<PackInfo>, frames: impl IntoIterator<Item = u32>) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.plan(pack, frames);
+        }
     }
 
     /// Reads frames of a pack and stores those of their chunks that are `wanted`.
@@ -67,7 +83,7 @@ impl Mover {
     /// What the store says where it is not about this pack, which is told by [`Moved::bad`]; what storing says; `Stopped`.
     pub fn take(
         &mut self,
-        pack: &PackInfo,
+        pack: &Arc<PackInfo>,
         frames: impl IntoIterator<Item = u32>,
         mut wanted: impl FnMut(&ChunkId) -> Result<bool>,
     ) -> Result<Moved> {
@@ -143,8 +159,14 @@ impl Mover {
     }
 
     /// Every id is computed from the bytes.
-    fn frame(&mut self, pack: &PackInfo, number: u32, cipher: &PackCipher) -> Result<Opened> {
-        let raw = self.repository.open_frame_of(pack, number, cipher, &mut self.decompressor)?;
+    fn frame(&mut self, pack: &Arc<PackInfo>, number: u32, cipher: &PackCipher) -> Result<Opened> {
+        let (repository, decompressor) = (&self.repository, &mut self.decompressor);
+        let raw = match &mut self.ahead {
+            Some(ahead) => {
+                repository.open_or_heal(pack, number, ahead.take(pack, number), cipher, decompressor)
+            }
+            None => repository.open_frame_of(pack, number, cipher, decompressor),
+        }?;
         let read = pack.frames.get(number as usize).map_or(0, |at| at.sealed_len);
         self.repository.observer.event(Event::Bytes(read.into()));
         let chunks = self.repository.chunk_ids(pack.space, &raw, pack.chunks_of(number))?;

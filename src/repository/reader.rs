@@ -126,6 +126,9 @@ impl Frames {
     }
 }
 
+/// Ciphers of packs, by header as well: two entries may say different ones of a pack.
+type Ciphers = HashMap<(PackId, Vec<u8>), Arc<PackCipher>>;
+
 /// Reads chunks of one repository from any number of threads.
 pub struct Reader {
     inner: Arc<Inner>,
@@ -138,7 +141,7 @@ struct Inner {
     arrived: Condvar,
     /// How many frames were met.
     meetings: AtomicU64,
-    ciphers: Mutex<HashMap<PackId, Arc<PackCipher>>>,
+    ciphers: Mutex<Ciphers>,
     idle: Mutex<Vec<Decompressor>>,
     /// Frames that are to be fetched ahead; none once the reader is dropped.
     ahead: Mutex<Option<Sender<Asked>>>,
@@ -346,7 +349,11 @@ impl Inner {
         if place.pack.space != space {
             return Err(Error::damaged("the pack holds another kind of chunks"));
         }
-        let frame = self.frame(&place.pack, place.frame)?;
+        let frame = match self.frame(&place.pack, place.frame)? {
+            // Another entry says other things of this pack, and its frame was decoded by that.
+            frame if *frame.pack != *place.pack => Arc::new(self.load(&place.pack, place.frame)?),
+            frame => frame,
+        };
         self.met(&frame);
         // What the index says of offset and length is a hint; what was proven is which chunk lies where.
         let there = |(n, (known, _)): (usize, &(ChunkId, u32))| (known == id).then_some(n);
@@ -492,7 +499,8 @@ impl Inner {
     }
 
     fn cipher(&self, pack: &PackInfo) -> Result<Arc<PackCipher>> {
-        if let Some(cipher) = self.ciphers.lock().get(&pack.id) {
+        let id = (pack.id, pack.header.clone());
+        if let Some(cipher) = self.ciphers.lock().get(&id) {
             return Ok(cipher.clone());
         }
         let cipher = Arc::new(self.repository.keys.open_pack(&pack.header)?);
@@ -500,7 +508,7 @@ impl Inner {
         if ciphers.len() >= CIPHERS_MAX {
             ciphers.clear();
         }
-        ciphers.insert(pack.id, cipher.clone());
+        ciphers.insert(id, cipher.clone());
         Ok(cipher)
     }
 }

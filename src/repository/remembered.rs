@@ -292,7 +292,7 @@ fn decode(bytes: &[u8]) -> Result<Vec<Item>> {
             (SNAPSHOT, 7) => {
                 let (id, author) = (SnapshotId(r.array_of()?), author(&mut r)?);
                 let manifest = Manifest::decode(r.bytes(bytes.len())?)?;
-                Item::Snapshot(Arc::new(Snapshot::new(id, manifest, author)))
+                Item::Snapshot(Arc::new(Snapshot::of(id, manifest, author)))
             }
             (NOTE, 7) => {
                 let (id, author) = (NoteId(r.array_of()?), author(&mut r)?);

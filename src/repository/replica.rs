@@ -7,7 +7,7 @@
 use super::keyring::Keyring;
 use super::listing::{ListedNote, Listing, note_name};
 use super::slots::slot_name;
-use super::{Repository, Right, config_numbers, load_config, newest_config};
+use super::{Opened, Repository, Right, claimed_by, config_numbers, load_config, newest_config};
 use crate::event::{Event, Stop};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::format::config::Config;
@@ -17,10 +17,9 @@ use crate::format::snapshot::Action;
 use crate::id::{SlotId, SnapshotId};
 use crate::seal::Role;
 use crate::storage::{Counted, Store};
-use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What makes a store one of this repository, as far as it was copied.
 #[derive(Debug, Default)]
@@ -33,6 +32,8 @@ pub struct Identity {
     pub configs: u64,
     /// Objects that are not what they must be here or there, and why; they were not copied.
     pub flaws: Vec<(String, Error)>,
+    /// Numbers of the configs that are there now.
+    numbers: Vec<u64>,
 }
 
 impl Repository {
@@ -41,9 +42,21 @@ impl Repository {
     /// # Errors
     /// `NoRepository` where there is none; `Misuse` where it is another one, or this very place; what the store says.
     pub fn beside(&self, store: Arc<dyn Store>) -> Result<Arc<Self>> {
-        self.is_same(&*store)?;
         let numbers = config_numbers(&*store)?;
-        let config = newest_config(&*store, &self.keys, &numbers, &self.observer).map_err(|e| match e.fault() {
+        self.is_same(&*store, &numbers)?;
+        self.beside_with(store, &numbers)
+    }
+
+    /// The same for a store that was just made to be one of this repository.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn beside_as(&self, store: Arc<dyn Store>, identity: &Identity) -> Result<Arc<Self>> {
+        self.beside_with(store, &identity.numbers)
+    }
+
+    fn beside_with(&self, store: Arc<dyn Store>, numbers: &[u64]) -> Result<Arc<Self>> {
+        let config = newest_config(&*store, &self.keys, numbers, &self.observer).map_err(|e| match e.fault() {
             Fault::WrongKey => e.hint(
                 "the keys of the one were rotated, those of the other were not: `pastfs replicate` from the one with the new \
                  keys brings them over",
@@ -64,25 +77,15 @@ impl Repository {
         config: Config,
         is_beside: bool,
     ) -> Arc<Self> {
-        let counted = Counted::new(store);
-        Arc::new(Self {
-            counts: counted.counts(),
-            store: Arc::new(counted),
+        let opened = Opened {
             keys,
             slot: self.slot,
             config,
             cache: self.cache.clone(),
-            is_beside,
             observer: self.observer.clone(),
-            index: OnceLock::new(),
-            opening: Mutex::new(()),
-            known: Mutex::default(),
-            told: Mutex::default(),
-            healed: Mutex::default(),
-            spares: Default::default(),
-            near: OnceLock::new(),
-            cache_bytes: AtomicU64::new(self.cache_bytes.load(Ordering::Relaxed)),
-        })
+            cache_bytes: self.cache_bytes.load(Ordering::Relaxed),
+        };
+        opened.of(Counted::new(store), is_beside)
     }
 
     /// Whether a store is empty where this machine has seen this repository before: a disk that is not mounted leaves an empty
@@ -96,13 +99,13 @@ impl Repository {
     }
 
     /// Refuses a store of another repository, and the one that this is in.
-    fn is_same(&self, store: &dyn Store) -> Result<()> {
+    fn is_same(&self, store: &dyn Store, numbers: &[u64]) -> Result<()> {
         let place = store.location();
         if place == self.location() {
             return Err(Error::misuse(format!("{place} is the repository itself"))
                 .hint("a replica lies in another place"));
         }
-        match Self::claimed_id(store) {
+        match claimed_by(store, numbers) {
             Ok(id) if id == self.id() => Ok(()),
             Ok(_) => Err(Error::misuse(format!("{place} holds another repository than {}", self.location()))
                 .hint("a replica is the same repository in a second place: choose one that is empty, or the replica")),
@@ -122,11 +125,17 @@ impl Repository {
     /// `Misuse` where anything else is in the store; what the stores say; `Stopped`.
     pub fn identify(&self, store: &Arc<dyn Store>, is_dry: bool, stop: &Stop) -> Result<Identity> {
         self.allow(Right::Manage, "replicating")?;
-        let mut identity = Identity { is_new: store.names("config/")?.is_empty(), ..Identity::default() };
+        let there = match config_numbers(&**store) {
+            Err(e) if e.fault() == Fault::NoRepository => Vec::new(),
+            numbers => numbers?,
+        };
+        let mut identity = Identity { is_new: there.is_empty(), ..Identity::default() };
         match identity.is_new {
             true => Self::may_begin(&**store)?,
-            false => self.is_same(&**store)?,
+            false => self.is_same(&**store, &there)?,
         }
+        identity.numbers = there;
+        let newest = identity.numbers.last().copied();
         let doing = |name: &str| format!("copying {name} to {}", store.location());
         let there: HashSet<String> = store.names("keys/")?.into_iter().collect();
         for name in self.store.names("keys/")? {
@@ -148,13 +157,12 @@ impl Repository {
             identity.keys += 1;
             self.copy(store, &name, &object, is_dry, &mut identity)?;
         }
-        if !is_dry && !identity.is_new {
-            self.bring_up(store, stop)?;
+        if let Some(newest) = newest.filter(|_| !is_dry) {
+            self.bring_up(store, newest, stop)?;
         }
-        let there: HashSet<String> = store.names("config/")?.into_iter().collect();
         for number in config_numbers(&*self.store)? {
             let name = format!("config/{number}");
-            if there.contains(&name) || number > self.config.number {
+            if identity.numbers.contains(&number) || number > self.config.number {
                 continue;
             }
             stop.check()?;
@@ -170,7 +178,11 @@ impl Repository {
             let object = self.store.get(&name, Kind::Config.limit()).doing(|| doing(&name))?;
             identity.configs += 1;
             self.copy(store, &name, &object, is_dry, &mut identity)?;
+            if !is_dry {
+                identity.numbers.push(number);
+            }
         }
+        identity.numbers.sort_unstable();
         Ok(identity)
     }
 
@@ -211,12 +223,11 @@ impl Repository {
         }
     }
 
-    /// What keys that have ended here, and not there yet, have said of the other store.
-    fn bring_up(&self, store: &Arc<dyn Store>, stop: &Stop) -> Result<()> {
-        let Some(number) = config_numbers(&**store)?.into_iter().max().filter(|n| *n < self.config.number)
-        else {
+    /// What keys that have ended here, and not there yet, have said of the other store, whose newest config has this number.
+    fn bring_up(&self, store: &Arc<dyn Store>, number: u64, stop: &Stop) -> Result<()> {
+        if number >= self.config.number {
             return Ok(());
-        };
+        }
         let name = format!("config/{number}");
         let theirs = store
             .get(&name, Kind::Config.limit())
@@ -249,26 +260,6 @@ impl Repository {
         Ok(())
     }
 
-    /// The notes of a listing here that another store must have, which has these snapshots: either forget notes, or all else that
-    /// full keys say of them. Never void notes, and what was lost, which are one store's own.
-    pub(super) fn notes_for<'a>(
-        &self,
-        listing: &'a Listing,
-        snapshots: &'a HashSet<SnapshotId>,
-        are_forgets: bool,
-    ) -> impl Iterator<Item = &'a ListedNote> {
-        listing.notes.iter().filter(move |n| {
-            let (note, author) = &*n.note;
-            let is_universal = match note.action {
-                Action::Tag | Action::Untag | Action::Hold | Action::Release => !are_forgets,
-                Action::Unforget | Action::Accept => !are_forgets,
-                Action::Forget => are_forgets,
-                Action::Void | Action::Lost | Action::Newer(_) => false,
-            };
-            is_universal && author.role == Role::Full && note.snapshots.iter().any(|s| snapshots.contains(s))
-        })
-    }
-
     /// Copies a note that was proven here. Errors that are about the note alone are the inner ones.
     pub(super) fn copy_note(&self, to: &Self, note: &ListedNote) -> Result<Result<()>> {
         let name = note_name(&note.id);
@@ -287,5 +278,26 @@ impl Repository {
         let (said, author) = &*note.note;
         to.remember_note(note.id, said.clone(), author.clone());
         Ok(Ok(()))
+    }
+}
+
+impl Listing {
+    /// The notes that another store must have, which has these snapshots: either forget notes, or all else that full keys say of
+    /// them. Never void notes, and what was lost, which are one store's own.
+    pub(super) fn notes_for<'a>(
+        &'a self,
+        snapshots: &'a HashSet<SnapshotId>,
+        are_forgets: bool,
+    ) -> impl Iterator<Item = &'a ListedNote> {
+        self.notes.iter().filter(move |n| {
+            let (note, author) = &*n.note;
+            let is_universal = match note.action {
+                Action::Tag | Action::Untag | Action::Hold | Action::Release => !are_forgets,
+                Action::Unforget | Action::Accept => !are_forgets,
+                Action::Forget => are_forgets,
+                Action::Void | Action::Lost | Action::Newer(_) => false,
+            };
+            is_universal && author.role == Role::Full && note.snapshots.iter().any(|s| snapshots.contains(s))
+        })
     }
 }

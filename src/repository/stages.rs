@@ -277,7 +277,7 @@ impl Stages {
         Ok(())
     }
 
-    /// Remembers, with the next segment, that a file's content is stored: a killed backup need not read
+    /// Remembers, right before the next segment, that a file's content is stored: a killed backup need not read
     /// it again. The reader of the record looks whether the chunks are known.
     pub fn record(&self, key: [u8; 16], value: Vec<u8>) {
         let mut records = self.shared.records.lock();
@@ -301,10 +301,10 @@ impl Stages {
         self.shared.repository.index()?.apply(Vec::new(), &[], records)
     }
 
-    /// Whether a chunk is stored already, so that the snapshot may rely on it.
-    pub fn knows(&self, id: &ChunkId) -> bool {
+    /// Whether a chunk, of this length where it is known, is stored already, so that the snapshot may rely on it.
+    pub fn knows(&self, id: &ChunkId, len: Option<u32>) -> bool {
         // An index that fails will say so when something is put; here it only costs a second reading.
-        self.catch_up().and_then(|()| self.shared.claims.knows(id)).unwrap_or(false)
+        self.catch_up().and_then(|()| self.shared.claims.knows(id, len)).unwrap_or(false)
     }
 
     /// How long who puts had to wait for the stages since this was asked last.
@@ -481,18 +481,22 @@ fn publish(s: &Shared, input: &Receiver<PackEntry>) {
 }
 
 fn segment(s: &Shared, entries: &[PackEntry]) -> Result<()> {
+    let index = s.repository.index()?;
+    // First: who is killed in between leaves records of chunks that are not known, which nobody believes, and not chunks that
+    // are known and files of which nothing is, which would all be read again. Even if the cache fails the packs are named.
+    let records = std::mem::take(&mut *s.records.lock());
+    let recorded = if records.is_empty() { Ok(()) } else { index.apply(Vec::new(), &[], records) };
     let published = s.repository.publish(s.session, entries, &[])?;
     s.stored.fetch_add(published.size, Ordering::Relaxed);
     for e in entries {
         s.claims.wrote(e.pack);
     }
-    let records = std::mem::take(&mut *s.records.lock());
-    s.repository.index()?.apply(vec![published.applied], &[], records)?;
+    index.apply(vec![published.applied], &[], Vec::new())?;
     s.claims.published(entries.iter().flat_map(|e| e.ids.iter()));
     s.repository.observer.event(Event::Detail(&format!(
         "published index segment {} of {} packs",
         published.id.short(),
         entries.len()
     )));
-    Ok(())
+    recorded
 }

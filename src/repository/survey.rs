@@ -13,7 +13,7 @@ use crate::format::object::{Kind, body};
 use crate::format::slot::Slot;
 use crate::format::snapshot::{Manifest, Note, Private};
 use crate::id::{NoteId, PackId, SegmentId, SessionId, SlotId, SnapshotId};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,6 +67,8 @@ pub struct Survey {
     pub unused: Vec<(PackId, u64)>,
     /// Packs that are there, and whose parity is not, or is damaged as far as can be told without reading them.
     pub parity: Vec<(PackId, Error)>,
+    /// Packs of which segments say different things, by the word of keys that count.
+    pub disputed: BTreeSet<PackId>,
     /// The segments that are whole.
     pub segments: Vec<SegmentId>,
     /// The numbers of the configs that prove.
@@ -205,6 +207,7 @@ impl Repository {
             let manifest = survey.read(name, || self.proven_manifest(&id))?;
             proven.extend(manifest.map(|(m, by)| Arc::new(Snapshot::new(id, m, by))));
         }
+        let mut said: HashMap<PackId, [u8; 32]> = HashMap::new();
         survey.snapshots = Listing::of(self, proven_notes, proven)?.live();
         for name in &segments {
             step(name)?;
@@ -223,6 +226,12 @@ impl Repository {
                 // Where only a retirement was met so far, no size is known yet.
                 let promise = survey.packs.entry(p.entry.pack).or_insert(fresh);
                 promise.size = promise.size.max(p.entry.size);
+                if p.trusted {
+                    let says = *blake3::hash(&p.entry.encode()).as_bytes();
+                    if *said.entry(p.entry.pack).or_insert(says) != says {
+                        survey.disputed.insert(p.entry.pack);
+                    }
+                }
             }
             for r in &applied.retired {
                 let retired = Promise { size: 0, retired: true, found: Found::Missing };

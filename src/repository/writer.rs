@@ -57,6 +57,9 @@ pub struct Draft {
     pub private: Private,
 }
 
+/// Whether a snapshot of the host would do as the parent of a backup.
+pub type IsParent<'a> = &'a dyn Fn(&Snapshot) -> bool;
+
 /// How a commit ended.
 pub enum Commit {
     /// The snapshot is there, whole and durable.
@@ -82,18 +85,27 @@ pub struct Writer {
 impl Writer {
     /// Takes a lease, lists, and gets ready (B1 to B3).
     pub fn begin(repository: &Arc<Repository>, options: WriterOptions) -> Result<Self> {
-        Self::begin_with(repository, options, false)
+        Self::begin_with(repository, options, None)
     }
 
     /// The same for a backup, which may do with what this machine knows of a far store. What others have added since is
     /// read before anything new is stored, and else [`KNOWN_DO_SECONDS`] later; so a backup of nothing new costs the same
-    /// however many others there are. [`Writer::live`] may lack what others have added.
-    pub fn begin_backup(repository: &Arc<Repository>, options: WriterOptions) -> Result<Self> {
-        let known_do = repository.knows_enough();
+    /// however many others there are. [`Writer::live`] may lack what others have added; in a store with thousands of
+    /// snapshots it is the newest one alone that `is_parent`.
+    pub fn begin_backup(
+        repository: &Arc<Repository>,
+        options: WriterOptions,
+        is_parent: IsParent<'_>,
+    ) -> Result<Self> {
+        let known_do = repository.knows_enough().then_some(is_parent);
         Self::begin_with(repository, options, known_do)
     }
 
-    fn begin_with(repository: &Arc<Repository>, options: WriterOptions, known_do: bool) -> Result<Self> {
+    fn begin_with(
+        repository: &Arc<Repository>,
+        options: WriterOptions,
+        known_do: Option<IsParent<'_>>,
+    ) -> Result<Self> {
         let began = clock::now();
         repository.may_add("adding a snapshot", &options.host)?;
         let (lease, listing, session, is_behind) = if options.dry_run {
@@ -164,15 +176,15 @@ impl Writer {
         self.stages.blocked()
     }
 
-    /// Remembers, with the next segment, that a file's content is stored: a killed backup need not read
+    /// Remembers, right before the next segment, that a file's content is stored: a killed backup need not read
     /// it again. The reader of the record looks whether the chunks are known.
     pub fn record(&self, key: [u8; 16], value: Vec<u8>) {
         self.stages.record(key, value);
     }
 
-    /// Whether a chunk is stored already, so that the snapshot may rely on it.
-    pub fn knows(&self, id: &ChunkId) -> bool {
-        self.stages.knows(id)
+    /// Whether a chunk, of this length where it is known, is stored already, so that the snapshot may rely on it.
+    pub fn knows(&self, id: &ChunkId, len: Option<u32>) -> bool {
+        self.stages.knows(id, len)
     }
 
     /// Stops without a snapshot: what is complete is stored, so that the next backup finds it.
@@ -246,7 +258,7 @@ impl Writer {
             return Err(e.while_("writing the snapshot"));
         }
         lease.end();
-        repository.remember(Snapshot::new(id, manifest, author));
+        repository.remember(repository.kept(id, manifest, author));
         repository.keep_index();
         if !repository.keeps_files() {
             // From here on the parent's trees tell what is unchanged. Whether the cache forgets or not, the snapshot is there.
@@ -285,7 +297,7 @@ fn again(lease: Held, e: Error) -> Result<Commit> {
 fn lease_or_again(
     repository: &Arc<Repository>,
     options: &WriterOptions,
-    known_do: bool,
+    known_do: Option<IsParent<'_>>,
 ) -> Result<(Held, Listing, bool)> {
     for _ in 1..BEGINNINGS {
         match lease(repository, options, known_do) {
@@ -301,13 +313,16 @@ fn lease_or_again(
 fn lease(
     repository: &Arc<Repository>,
     options: &WriterOptions,
-    known_do: bool,
+    known_do: Option<IsParent<'_>>,
 ) -> Result<(Held, Listing, bool)> {
     let begun = Begun::begin(repository, &options.host, options.purpose)
         .doing(|| format!("registering with the repository in {}", repository.location()))?;
     let mut is_behind = false;
-    let listing = if known_do {
-        let listing = repository.list_known(&options.host)?;
+    let listing = if let Some(is_parent) = known_do {
+        let listing = match repository.list_parent(&options.host, is_parent)? {
+            Some(listing) => listing,
+            None => repository.list_known(&options.host)?,
+        };
         // What was lost is looked up right away.
         is_behind = !repository.sync_known()?;
         if is_behind && !listing.lost().is_empty() {

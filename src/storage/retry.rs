@@ -3,7 +3,9 @@
 use super::{Listed, Nature, Store};
 use crate::clock::{self, Time};
 use crate::event::{Event, Observer};
-use crate::fault::{Fault, Result};
+use crate::fault::{Error, Fault, Result};
+use std::error::Error as StdError;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,8 +18,38 @@ const LONGEST_WAIT: Duration = Duration::from_secs(16);
 const TRIES_MAX: u32 = 40;
 /// How long a place that never answered is tried: its name is probably wrong, and people wait before the screen.
 const NEVER_ANSWERED: Duration = Duration::from_secs(8);
+/// Tries of a request that the server itself fails at ([`Inner`]): about a minute. Of a server that starts or is overloaded these
+/// pass, as AWS and Ceph say of theirs; one that always fails at the same request has a defect or a broken disk, and whoever
+/// waits before the screen wants to know. (restic waits 15 minutes, rclone tries 10 times within seconds, the SDKs of AWS 3 times.)
+const INNER_TRIES_MAX: u32 = 10;
+const INNER_HINT: &str = "the server has failed at this again and again, which is no matter of time: look at its log, at its disk, \
+                          and at a proxy before it";
 /// A first failure that passes soon is nobody's business.
 const SILENT_TRIES: u32 = 2;
+
+/// The words of a server that says it failed (HTTP 500), and not that it cannot now (503).
+#[derive(Debug)]
+pub(super) struct Inner(pub(super) String);
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Inner {}
+
+/// Whether it is the server that failed.
+fn is_inner(e: &Error) -> bool {
+    let mut at = e.source();
+    while let Some(cause) = at {
+        if cause.is::<Inner>() {
+            return true;
+        }
+        at = cause.source();
+    }
+    false
+}
 
 /// Tries again where a store says [`Fault::Busy`]; any other failure is final.
 pub struct Retry<S> {
@@ -25,18 +57,19 @@ pub struct Retry<S> {
     patience: Duration,
     observer: Arc<dyn Observer>,
     has_answered: AtomicBool,
+    first_wait: Duration,
 }
 
 impl<S: Store> Retry<S> {
-    /// One request is tried until `patience` is over, or at most 40 times.
+    /// One request is tried until `patience` is over, or at most 40 times; one that the server itself fails at, 10 times.
     pub fn new(store: S, patience: Duration, observer: Arc<dyn Observer>) -> Self {
-        Self { store, patience, observer, has_answered: AtomicBool::new(false) }
+        Self { store, patience, observer, has_answered: AtomicBool::new(false), first_wait: FIRST_WAIT }
     }
 
     fn again<T>(&self, mut request: impl FnMut() -> Result<T>) -> Result<T> {
-        let (mut waited, mut wait) = (Duration::ZERO, FIRST_WAIT);
+        let (mut waited, mut wait) = (Duration::ZERO, self.first_wait);
         let started = clock::running();
-        let mut tries = 0;
+        let (mut tries, mut inner) = (0, 0);
         loop {
             tries += 1;
             let failed = match request() {
@@ -47,6 +80,11 @@ impl<S: Store> Retry<S> {
                     return done;
                 }
             };
+            inner += u32::from(is_inner(&failed));
+            if inner >= INNER_TRIES_MAX {
+                self.has_answered.store(true, Ordering::Relaxed);
+                return Err(failed.hint(INNER_HINT));
+            }
             let patience = match self.has_answered.load(Ordering::Relaxed) {
                 true => self.patience,
                 false => self.patience.min(NEVER_ANSWERED),
@@ -193,6 +231,49 @@ mod tests {
             assert_eq!(store.put("a", b"a").unwrap_err().fault(), fault);
             store.put("a", b"a").unwrap();
         }
+    }
+
+    #[test]
+    fn a_server_that_always_fails_itself_is_told_of_long_before_patience_ends() {
+        struct Fails(Mutex<u32>);
+        impl Store for Fails {
+            fn location(&self) -> String {
+                "fails".into()
+            }
+            fn put(&self, _: &str, _: &[u8]) -> Result<()> {
+                let mut tries = self.0.lock();
+                *tries += 1;
+                let e = Error::with_source(Fault::Busy, "writing a", Inner("the server answers 500".into()));
+                Err(e.while_("one floor up"))
+            }
+            fn get(&self, name: &str, _: u64) -> Result<Vec<u8>> {
+                self.put(name, b"").map(|()| Vec::new())
+            }
+            fn range(&self, name: &str, _: u64, _: usize) -> Result<Vec<u8>> {
+                self.get(name, 0)
+            }
+            fn size(&self, _: &str) -> Result<u64> {
+                Ok(0)
+            }
+            fn list(&self, _: &str) -> Result<Vec<Listed>> {
+                Ok(Vec::new())
+            }
+            fn modified(&self, _: &str) -> Result<Time> {
+                Ok(Time::default())
+            }
+            fn delete(&self, _: &str) -> Result<()> {
+                Ok(())
+            }
+            fn may_be_stale(&self) -> bool {
+                false
+            }
+        }
+        let hour = Duration::from_secs(3600);
+        let mut store = Retry::new(Fails(Mutex::new(0)), hour, Arc::new(Silent));
+        store.first_wait = Duration::from_micros(10);
+        let e = store.put("a", b"a").unwrap_err();
+        assert_eq!((e.fault(), *store.store.0.lock()), (Fault::Busy, INNER_TRIES_MAX));
+        assert_eq!(e.advice(), Some(INNER_HINT));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! What each command costs in requests to a far store. Seconds depend on the line, a bill on the prices; these numbers do
 //! on neither. The table of README.md is held by these tests.
 
-use super::far::{Heard, Land};
-use pastfs::storage::{Costs, Deed};
+use super::far::{Distant, Heard, Land};
+use pastfs::event::{Observer, Silent, Stop};
+use pastfs::format::snapshot::Action;
+use pastfs::prune::Unused;
+use pastfs::replicate;
+use pastfs::storage::{Costs, Deed, Store};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,6 +58,100 @@ fn a_backup_of_nothing_new_costs_12_requests_whatever_the_number_of_snapshots() 
     land.backup("ana");
     let again = unchanged(&land, "ana");
     assert!(again.requests() <= 12, "{}: {}", again.requests(), again.words());
+}
+
+#[test]
+fn a_backup_of_nothing_new_costs_12_requests_however_many_pages_of_snapshots_there_are() {
+    let mut land = Land::new("pages", Duration::ZERO);
+    // As if there were 3,000 of them, and 1,000 in each page of a list.
+    land.page = 8;
+    land.fill(60, 3, 2000);
+    land.backup("ana");
+    land.backup("ben");
+    for _ in 0..12 {
+        unchanged(&land, "ana");
+        unchanged(&land, "ben");
+    }
+    let again = unchanged(&land, "ana");
+    assert!(again.requests() <= 12, "{}: {}", again.requests(), again.words());
+    assert_eq!(again.of("snapshots", Deed::List), 0, "{}", again.words());
+    // A parent that somebody deleted is looked for in vain; then all are listed, and it is told.
+    let newest = land.newest(&land.open("cid")).id;
+    fs::remove_file(land.dir.join("repository/snapshots").join(newest.to_string())).unwrap();
+    let heard = Arc::new(Heard::default());
+    let after = land.backup_told("ana", heard.clone());
+    assert!(after.of("snapshots", Deed::List) >= 3, "{}", after.words());
+    assert!(heard.0.lock().iter().any(|w| w.contains("vanished from")), "{:?}", heard.0.lock());
+    // What was forgotten is no parent, whoever has said so.
+    let newest = land.newest(&land.open("cid")).id;
+    land.open("cid").add_note(Action::Forget, &[newest], &[]).unwrap();
+    let after = land.backup("ana");
+    let repository = land.open("cid");
+    assert_ne!(land.newest(&repository).manifest.parent, Some(newest));
+    assert!(land.newest(&repository).manifest.parent.is_some(), "{}", after.words());
+}
+
+#[test]
+fn a_replication_that_finds_nothing_new_costs_12_requests_and_writes_nothing() {
+    let land = Land::new("replicated", Duration::ZERO);
+    land.fill(60, 3, 2000);
+    land.backup("ana");
+    let target = Distant::new(&land.dir.join("replica"), Duration::ZERO);
+    let replicate = |copied: usize| {
+        let source = land.open("ana");
+        let store: Arc<dyn Store> = target.clone();
+        let observer: Arc<dyn Observer> = Arc::new(Silent);
+        target.asked.lock().clear();
+        let options = replicate::Options { forget: true, ..replicate::Options::default() };
+        let (_, report) = replicate::run(&source, &store, &options, &observer, &Stop::new()).unwrap();
+        assert_eq!(report.copied.len(), copied);
+        let asked = target.asked.lock().clone();
+        (source.costs(), asked)
+    };
+    replicate(1);
+    let (here, there) = replicate(0);
+    println!("nothing new: {} here, {} there: {there:?}", here.words(), there.len());
+    assert!(here.requests() + there.len() as u64 <= 12, "{}; {there:?}", here.words());
+    assert!(there.iter().all(|line| !line.starts_with("put") && !line.starts_with("delete")), "{there:?}");
+    // A word on a snapshot is something new.
+    let repository = land.open("ana");
+    let id = land.newest(&repository).id;
+    repository.add_note(Action::Tag, &[id], &[b"kept".to_vec()]).unwrap();
+    assert!(replicate(0).1.iter().any(|line| line.starts_with("put notes/")));
+    assert!(replicate(0).1.iter().all(|line| !line.starts_with("put")));
+    repository.add_note(Action::Forget, &[id], &[]).unwrap();
+    assert!(replicate(0).1.iter().any(|line| line.starts_with("put notes/")));
+    land.backup("ana");
+    replicate(1);
+}
+
+#[test]
+fn what_a_prune_moves_comes_in_long_runs() {
+    let land = Land::new("moved", Duration::ZERO);
+    // Three packs, of which every second file goes.
+    land.fill(6000, 60, 16_000);
+    land.backup("ana");
+    let first = land.newest(&land.open("ana")).id;
+    for n in (0..6000).step_by(2) {
+        fs::remove_file(land.source().join(format!("d{:04}/f{n:06}", n % 60))).unwrap();
+    }
+    super::scene::let_files_settle();
+    land.backup("ana");
+    land.open("ana").add_note(Action::Forget, &[first], &[]).unwrap();
+    // Packs are older than a list when it is of a later second. One run deletes the forgotten manifest, and one of the two moves.
+    let [mut ranges, mut puts] = [0, 0];
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(1100));
+        let costs = land.prune_by("ana", 0, Unused::Bytes(0));
+        println!("moved: {}", costs.words());
+        ranges += costs.of("packs", Deed::Range);
+        puts += costs.of("packs", Deed::Put);
+    }
+    assert!(puts >= 2, "it moves");
+    assert!(ranges <= 50, "of some 200 frames: {ranges}");
+    let repository = land.open("ben");
+    let out = land.restore(&repository, "");
+    run(&format!("diff -r '{}' '{}'", land.source().display(), out.display()));
 }
 
 #[test]

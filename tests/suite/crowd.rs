@@ -149,6 +149,14 @@ impl Crowd<'_> {
         }
     }
 
+    /// Into a replica, over and over; what was whole when it was listed is there then.
+    fn replicates(&self) {
+        while !self.is_over() {
+            self.scene.run_command(self.command("three", &["replicate", "-q", "replica"])).ok();
+            self.did("replications");
+        }
+    }
+
     fn reads_a_mount(&self) {
         let mut draw = Draw(80);
         while !self.is_over() {
@@ -189,7 +197,15 @@ fn crowd(time: Duration) {
             let crowd = &crowd;
             scope.spawn(move || crowd.backs_up(machine, cache, n as u64));
         }
-        for act in [Crowd::checks, Crowd::forgets, Crowd::tags, Crowd::restores, Crowd::reads_a_mount] {
+        let acts = [
+            Crowd::checks,
+            Crowd::forgets,
+            Crowd::tags,
+            Crowd::restores,
+            Crowd::reads_a_mount,
+            Crowd::replicates,
+        ];
+        for act in acts {
             let crowd = &crowd;
             scope.spawn(move || act(crowd));
         }
@@ -206,7 +222,11 @@ fn crowd(time: Duration) {
     let leases = scene.objects().iter().filter(|o| o.starts_with("leases")).count();
     assert_eq!(leases, 0, "leases of sessions that are over");
     scene.run(["check", "--read-data"]).ok();
+    scene.run(["replicate", "-q", "replica"]).ok();
+    scene.run(["-r", "replica", "check", "-q", "--read-data"]).ok();
+    let copies = scene.run(["-r", "replica", "snapshots", "--json"]).ok().json();
     for (id, shot) in shots.iter().filter(|(_, s)| !s.is_forgotten) {
+        assert!(copies.as_array().unwrap().iter().any(|s| s["id"] == id.as_str()), "{id}: {copies}");
         let target = scene.restore(&format!("{id}:{}", scene.path(shot.machine).display()));
         let found = differences(&shot.copy, &target, &[]);
         assert!(found.is_empty(), "{id}: {found}");

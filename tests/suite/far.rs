@@ -30,6 +30,8 @@ pub struct Distant {
     local: Local,
     /// What each request takes.
     latency: Duration,
+    /// What one request lists.
+    page: usize,
     /// Names of what was asked for, in order, with the deed before them.
     pub asked: Mutex<Vec<String>>,
 }
@@ -37,7 +39,7 @@ pub struct Distant {
 impl Distant {
     pub fn new(folder: &Path, latency: Duration) -> Arc<Self> {
         let local = if folder.exists() { Local::open(folder) } else { Local::create(folder) };
-        Arc::new(Self { local: local.unwrap(), latency, asked: Mutex::default() })
+        Arc::new(Self { local: local.unwrap(), latency, page: PAGE, asked: Mutex::default() })
     }
 
     fn ask(&self, deed: &str, name: &str) {
@@ -53,7 +55,7 @@ impl Store for Distant {
         format!("far://{}", self.local.location())
     }
     fn nature(&self) -> Nature {
-        Nature { is_far: true, list_page: PAGE, delete_batch: PAGE }
+        Nature { is_far: true, list_page: self.page, delete_batch: PAGE }
     }
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.ask("put", name);
@@ -73,7 +75,7 @@ impl Store for Distant {
     }
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         let listed = self.local.list(prefix)?;
-        (0..listed.len().div_ceil(PAGE).max(1)).for_each(|_| self.ask("list", prefix));
+        (0..listed.len().div_ceil(self.page).max(1)).for_each(|_| self.ask("list", prefix));
         Ok(listed)
     }
     fn modified(&self, name: &str) -> Result<Time> {
@@ -97,6 +99,8 @@ impl Store for Distant {
 pub struct Land {
     pub dir: PathBuf,
     latency: Duration,
+    /// What one request lists: as if so much larger a store were there.
+    pub page: usize,
 }
 
 impl Land {
@@ -108,7 +112,7 @@ impl Land {
         for folder in ["source", "mnt", "out"] {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
-        let land = Self { dir, latency };
+        let land = Self { dir, latency, page: PAGE };
         // Here already, as it changes the time of its folder.
         fs::create_dir_all(land.dir.join("repository")).unwrap();
         let store: Arc<dyn Store> = Distant::new(&land.dir.join("repository"), Duration::ZERO);
@@ -133,7 +137,8 @@ impl Land {
     }
 
     pub fn store(&self) -> Arc<Distant> {
-        Distant::new(&self.dir.join("repository"), self.latency)
+        let local = Local::open(&self.dir.join("repository")).unwrap();
+        Arc::new(Distant { local, latency: self.latency, page: self.page, asked: Mutex::default() })
     }
 
     /// Opens it on a machine, which has a cache of its own.
@@ -153,7 +158,12 @@ impl Land {
 
     /// Saves the source as a host; what it cost.
     pub fn backup(&self, host: &str) -> Costs {
-        let repository = self.open(host);
+        self.backup_told(host, Arc::new(Silent))
+    }
+
+    /// The same; warnings go to an observer.
+    pub fn backup_told(&self, host: &str, observer: Arc<dyn Observer>) -> Costs {
+        let repository = self.open_told(host, observer.clone());
         let files = source::Options {
             paths: vec![self.source()],
             excludes: Exclude::new::<&str, &str>(&[], &[]).unwrap(),
@@ -171,7 +181,6 @@ impl Land {
             skip_if_unchanged: false,
             compression: Compression::default(),
         };
-        let observer: Arc<dyn Observer> = Arc::new(Silent);
         let report = backup::run(&repository, options, &observer, &Stop::new()).unwrap();
         assert_eq!(report.unread_total, 0);
         assert!(report.snapshot.is_some());
@@ -180,9 +189,14 @@ impl Land {
 
     /// Prunes as a host; what it cost.
     pub fn prune(&self, host: &str) -> Costs {
+        self.prune_by(host, 86_400, Unused::Share(0.05))
+    }
+
+    /// The same, with other terms.
+    pub fn prune_by(&self, host: &str, grace: i64, max_unused: Unused) -> Costs {
         let options = prune::Options {
-            grace: 86_400,
-            max_unused: Unused::Share(0.05),
+            grace,
+            max_unused,
             max_repack: u64::MAX,
             now: false,
             dry_run: false,

@@ -1,6 +1,7 @@
 //! Storage that fails: call number n of each command that writes, for each n. The store is one in memory behind a
 //! wrapper that counts; what a lost power does to a real folder is in `powercut`.
 
+mod parity;
 mod replicas;
 
 use super::trial::{DEEDS, Deed, View, World, copy_dir};
@@ -158,11 +159,11 @@ fn chain(world: &World) -> Vec<Before> {
         world.turn(deed.state);
         let store = Faulty::with(&objects, None);
         let dynamic: Arc<dyn Store> = store.clone();
+        world.prepare(deed, &dynamic);
         if let Some(damage) = deed.damage {
             damage(&dynamic);
             chain.last_mut().unwrap().objects = store.objects.lock().clone();
         }
-        world.prepare(deed, &dynamic);
         (deed.act)(world, &dynamic, &cache).unwrap_or_else(|e| panic!("{}: {e:?}", deed.name));
         if deed.damage.is_some() {
             world.mended(deed, &dynamic, &cache).unwrap_or_else(|e| panic!("{}: {e}", deed.name));

@@ -84,6 +84,8 @@ impl Series<'_> {
             (3, Some(_)) => ("mount", words("mount --foreground mnt")),
             // What it retires and deletes is nobody's.
             (6, Some(_)) => ("prune", words("prune -q --grace 0 --max-unused 0%")),
+            // Into a replica, which is looked at by itself.
+            (7, Some(_)) => ("replicate", words("replicate -q replica")),
             (4 | 5, Some(id)) if before.len() > KEPT && !before[&id].1 => {
                 after.remove(&id);
                 ("forget", words(&format!("forget -q {id}")))
@@ -138,7 +140,33 @@ impl Series<'_> {
         );
         let ran = self.scene.run(["check", "--json"]);
         assert!(ran.code == Some(0), "seed {}, {told}: {} {}", self.seed, ran.text(), ran.err);
+        if told.contains("replicate") && self.has_replica() {
+            let ran = self.scene.run(["-r", "replica", "check", "--json"]);
+            assert!(ran.code == Some(0), "seed {}, {told}: {} {}", self.seed, ran.text(), ran.err);
+        }
         now
+    }
+
+    /// Whether it is one: who begins with it may have died before.
+    fn has_replica(&self) -> bool {
+        fs::read_dir(self.scene.path("replica/config")).is_ok_and(|mut found| found.next().is_some())
+    }
+
+    /// Replicated once more it has all that is shown, and a snapshot of it is what was saved.
+    fn replica_is_well(&mut self, shown: &Shown) {
+        self.scene.run(["replicate", "-q", "replica"]).ok();
+        self.scene.run(["-r", "replica", "check", "-q", "--read-data"]).ok();
+        let list = self.scene.run(["-r", "replica", "snapshots", "--json"]).ok().json();
+        let there = |id: &str| list.as_array().unwrap().iter().any(|s| s["id"] == id);
+        assert!(shown.keys().all(|id| there(id)), "seed {}: {shown:?} {list}", self.seed);
+        let Some((id, (state, ..))) = shown.iter().nth(self.draw.next() as usize % shown.len().max(1)) else {
+            return;
+        };
+        let (what, target) =
+            (format!("{id}:{}", self.scene.source().display()), self.scene.path("from replica"));
+        let args = ["-r", "replica", "restore", "-q", &what, "--target", target.to_str().unwrap()];
+        self.scene.run(args).ok();
+        same_trees(&self.copy(state), &target);
     }
 
     fn compare(&mut self, shown: &Shown) {
@@ -179,6 +207,7 @@ fn series(count: usize) {
     }
     println!("kills survived: {n} {killed:?}; {} snapshots", shown.len());
     scene.run(["check", "--read-data"]).ok();
+    series.replica_is_well(&shown);
     // All of them, through a cache that was never killed.
     fs::remove_dir_all(scene.cache()).unwrap();
     for (id, (state, ..)) in &shown {

@@ -101,6 +101,28 @@ fn a_pack_that_no_segment_names_heals_as_well() {
     scene.latest_equals_source();
 }
 
+/// Of one who died between a pack and its parity, before any segment.
+#[test]
+fn packs_that_are_named_again_get_the_parity_that_they_lack() {
+    let scene = scene("adopted");
+    let objects = of_kind(&scene, "parity");
+    let whole: Vec<Vec<u8>> = objects.iter().map(|o| fs::read(scene.repository().join(o)).unwrap()).collect();
+    fs::remove_dir_all(scene.repository().join("index")).unwrap();
+    fs::remove_file(scene.repository().join(&objects[0])).unwrap();
+    write(&scene.repository().join(&objects[1]), &whole[1][..100]);
+    scene.run(["repair", "index", "-n"]).orderly();
+    assert!(!scene.repository().join(&objects[0]).exists(), "a dry run writes nothing");
+    scene.run(["repair", "index"]).ok();
+    for (object, bytes) in objects.iter().zip(&whole) {
+        assert!(fs::read(scene.repository().join(object)).unwrap() == *bytes, "{object:?}");
+    }
+    assert!(findings(&scene).is_empty());
+    for pack in of_kind(&scene, "packs") {
+        hurt(&scene.repository().join(pack), |_| 1);
+    }
+    scene.latest_equals_source();
+}
+
 #[test]
 fn more_damage_than_parity_is_told_and_gives_no_wrong_byte() {
     let scene = scene("more");

@@ -4,6 +4,7 @@
 
 mod disk;
 pub mod record;
+mod replicas;
 
 use super::trial::{DEEDS, Deed, View, World, copy_dir};
 use disk::{Disk, Image, Loss, Op};
@@ -44,11 +45,12 @@ fn record_all(world: &World) -> Vec<Recorded> {
     let mut all = Vec::new();
     for deed in DEEDS {
         world.turn(deed.state);
-        if let Some(damage) = deed.damage {
-            damage(&(Arc::new(Local::open(&repository).unwrap()) as Arc<dyn Store>));
-        }
         if let Ok(store) = Local::open(&repository) {
-            world.prepare(deed, &(Arc::new(store) as Arc<dyn Store>));
+            let store: Arc<dyn Store> = Arc::new(store);
+            world.prepare(deed, &store);
+            if let Some(damage) = deed.damage {
+                damage(&store);
+            }
         }
         let args = world.filled(deed, &repository);
         let before = Disk::load(&world.dir, &WATCHED);

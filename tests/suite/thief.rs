@@ -5,7 +5,7 @@
 use super::pruning::age;
 use super::scene::{Draw, Scene, let_files_settle};
 use pastfs::format::object::{Envelope, Kind as Object, RETIREMENT_CONTEXT, Signed, body};
-use pastfs::format::pack::Space;
+use pastfs::format::pack::{PackEntry, Space};
 use pastfs::format::segment::{Retirement, Segment, Signature, Vouched};
 use pastfs::format::slot::{Secrets, Slot};
 use pastfs::format::snapshot::{Action, Note};
@@ -67,14 +67,16 @@ impl Thief {
         IdSecret::from_slice(&self.secrets.id_secret).unwrap().id_keys().id(Kind::Data, bytes)
     }
 
-    fn segment(&self, entries: Vec<Vouched>, retirements: Vec<Vouched>) {
+    /// Puts a segment of these.
+    pub fn segment(&self, entries: Vec<Vouched>, retirements: Vec<Vouched>) {
         let certificates = vec![self.secrets.certificate.clone()];
         let segment = Segment { created: 1, certificates, entries, retirements, ..Segment::default() };
         let object = self.seal(Object::Segment, segment.encode());
         self.put(&format!("index/{}", SegmentId::of_object(&object)), &object);
     }
 
-    fn vouched(&self, context: &str, body: Vec<u8>) -> Vouched {
+    /// Signs a body for a segment.
+    pub fn vouched(&self, context: &str, body: Vec<u8>) -> Vouched {
         let signature = self.signer.sign(context, &self.id, &body);
         Vouched { body, signatures: vec![Signature { author: 0, signature }] }
     }
@@ -104,6 +106,25 @@ impl Thief {
         self.put(&format!("packs/{}/{hex}", &hex[..2]), &bytes);
         self.segment(vec![self.vouched(Object::Pack.context(), entry.encode())], Vec::new());
         entry.pack
+    }
+
+    /// What segments say of packs.
+    pub fn entries(&self) -> Vec<PackEntry> {
+        let mut found = Vec::new();
+        for segment in fs::read_dir(self.repository.join("index")).unwrap() {
+            let object = fs::read(segment.unwrap().path()).unwrap();
+            let aad = [&object[..12], &self.id.0].concat();
+            let plain = pastfs::seal::open_box(&self.secrets.index_key, &aad, &object[12..]).unwrap();
+            let segment = Segment::decode(&Signed::decode(&plain).unwrap().body).unwrap();
+            found.extend(segment.entries.iter().map(|v| PackEntry::decode(&v.body).unwrap()));
+        }
+        found
+    }
+
+    /// Says it by a segment.
+    pub fn says(&self, entries: &[PackEntry]) {
+        let vouched = |e: &PackEntry| self.vouched(Object::Pack.context(), e.encode());
+        self.segment(entries.iter().map(vouched).collect(), Vec::new());
     }
 
     /// Says that packs have ended.

@@ -2,24 +2,24 @@
 //! of some thousand crashes. And what people do that writes, as a table: a new command is a new row, and the sweeps
 //! over failing calls and over lost power take it from there.
 
+mod deeds;
+
+pub use deeds::DEEDS;
+
 use super::scene::{Draw, Ran, Started};
 use parking_lot::Mutex;
 use pastfs::backup;
 use pastfs::check;
 use pastfs::event::{Event, Observer, Silent, Stop};
-use pastfs::fault::{Error, Fault, Result};
-use pastfs::format::slot::Label;
-use pastfs::format::snapshot::Action;
+use pastfs::fault::Result;
 use pastfs::id::SnapshotId;
-use pastfs::prune::{self, Unused};
-use pastfs::repair::{self, PacksOptions};
 use pastfs::replicate;
-use pastfs::repository::{Credential, InitOptions, OpenOptions, Repository};
+use pastfs::repository::{Credential, OpenOptions, Repository};
 use pastfs::restore;
-use pastfs::seal::{Cipher, Compression, Role};
+use pastfs::seal::Compression;
 use pastfs::source::{self, Exclude};
 use pastfs::storage::{Local, Store};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -33,6 +33,9 @@ use zeroize::Zeroizing;
 pub const STATES: usize = 3;
 /// The key file of all trials.
 pub const KEY: [u8; 32] = [5; 32];
+/// Key files of others, `another-key` and `third-key`.
+const ANOTHER: [u8; 32] = [6; 32];
+const THIRD: [u8; 32] = [7; 32];
 
 /// A tree in memory: path to kind, mode, time and content.
 type Tree = BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)>;
@@ -98,7 +101,8 @@ impl World {
         fs::write(source.join("b/large"), Draw(99).bytes(200_000)).unwrap();
         std::os::unix::fs::symlink("../a/1", source.join("b/link")).unwrap();
         fs::write(world.dir.join("key"), KEY).unwrap();
-        fs::write(world.dir.join("another-key"), [6; 32]).unwrap();
+        fs::write(world.dir.join("another-key"), ANOTHER).unwrap();
+        fs::write(world.dir.join("third-key"), THIRD).unwrap();
         fs::create_dir(world.dir.join("outputs")).unwrap();
         super::scene::let_files_settle();
         world
@@ -180,19 +184,29 @@ impl World {
     }
 
     pub fn open(&self, store: &Arc<dyn Store>, cache: &Path) -> Result<Arc<Repository>> {
-        let options = OpenOptions { cache: cache.to_path_buf(), observer: Arc::new(Silent) };
-        Repository::open(store.clone(), &credential(KEY), options)
+        self.open_as(KEY, store, cache)
     }
 
-    /// What a deed needs beside the repository: another one to replicate from, which has a snapshot more.
+    /// With another key file.
+    pub fn open_as(&self, key: [u8; 32], store: &Arc<dyn Store>, cache: &Path) -> Result<Arc<Repository>> {
+        let options = OpenOptions { cache: cache.to_path_buf(), observer: Arc::new(Silent) };
+        Repository::open(store.clone(), &credential(key), options)
+    }
+
+    /// What a deed needs beside the repository, before that is damaged: another one to replicate from, which has a snapshot
+    /// more, or a replica.
     pub fn prepare(&self, deed: &Deed, store: &Arc<dyn Store>) {
-        if deed.name != REPLICATE {
-            return;
+        let place = match deed.name {
+            REPLICATE => ORIGIN,
+            REPAIR_FROM => REPLICA,
+            _ => return,
+        };
+        let other: Arc<dyn Store> = Arc::new(Local::create(&self.dir.join(place)).unwrap());
+        let cache = self.fresh("other-cache");
+        replicated(&self.open(store, &cache).unwrap(), &other).unwrap();
+        if deed.name == REPLICATE {
+            self.save(&self.open(&other, &cache).unwrap(), deed.state).unwrap();
         }
-        let origin: Arc<dyn Store> = Arc::new(Local::create(&self.dir.join(ORIGIN)).unwrap());
-        let cache = self.fresh("origin-cache");
-        replicated(&self.open(store, &cache).unwrap(), &origin).unwrap();
-        self.save(&self.open(&origin, &cache).unwrap(), deed.state).unwrap();
     }
 
     /// Saves the source, which is in this state.
@@ -232,6 +246,7 @@ impl World {
         let repository = self.open(store, cache).map_err(told("opening"))?;
         let mut view =
             View { keys: repository.slots().map_err(told("listing keys"))?.len(), ..View::default() };
+        view.third_opens = view.keys > 1 && self.open_as(THIRD, store, cache).is_ok();
         for s in repository.snapshots().map_err(told("listing"))? {
             let tags: Vec<String> = s.tags.iter().map(|t| String::from_utf8_lossy(t).into_owned()).collect();
             let state = tags.iter().find_map(|t| t.parse::<usize>().ok()).ok_or("no state")?;
@@ -348,6 +363,8 @@ pub struct View {
     /// Tags, and whether it is held.
     pub snapshots: BTreeMap<SnapshotId, (Vec<String>, bool)>,
     pub keys: usize,
+    /// The third key file opens it.
+    pub third_opens: bool,
 }
 
 impl View {
@@ -376,18 +393,6 @@ pub struct Deed {
     pub args: &'static [&'static str],
 }
 
-fn oldest(repository: &Arc<Repository>, forgotten: bool) -> Result<Vec<SnapshotId>> {
-    let all = if forgotten { repository.forgotten()? } else { repository.snapshots()? };
-    Ok(all.iter().take(1).map(|s| s.id).collect())
-}
-
-fn noted(world: &World, store: &Arc<dyn Store>, cache: &Path, action: Action, tags: &[&str]) -> Result<()> {
-    let repository = world.open(store, cache)?;
-    let ids = oldest(&repository, action == Action::Unforget)?;
-    let tags: Vec<Vec<u8>> = tags.iter().map(|t| t.as_bytes().to_vec()).collect();
-    repository.add_note(action, &ids, &tags).map(drop)
-}
-
 /// Keeps what could not be brought back.
 #[derive(Default)]
 struct Told(Mutex<Vec<String>>);
@@ -404,274 +409,15 @@ fn silent() -> Arc<dyn Observer> {
     Arc::new(Silent)
 }
 
-fn pruned(world: &World, store: &Arc<dyn Store>, cache: &Path, now: bool) -> Result<()> {
-    let options = prune::Options {
-        grace: 0,
-        max_unused: Unused::Share(0.0),
-        max_repack: u64::MAX,
-        now,
-        dry_run: false,
-        compression: Compression::default(),
-        host: b"h".to_vec(),
-        drop: HashSet::new(),
-    };
-    prune::run(&world.open(store, cache)?, &options, &silent(), &Stop::new(), &mut |_| {}).map(drop)
-}
-
-/// The deed that needs another repository, and where that is.
+/// The deed that needs another repository to copy from, and where that is.
 const REPLICATE: &str = "replicate";
-const ORIGIN: &str = "origin";
+pub const ORIGIN: &str = "origin";
+/// The deed that needs a replica of what is then damaged, and where that is.
+const REPAIR_FROM: &str = "repair from";
+const REPLICA: &str = "replica";
 
 /// All that is missing in the one comes from the other; forget notes too.
 pub fn replicated(from: &Arc<Repository>, to: &Arc<dyn Store>) -> Result<replicate::Report> {
     let options = replicate::Options { forget: true, host: b"h".to_vec(), ..replicate::Options::default() };
     replicate::run(from, to, &options, &silent(), &Stop::new()).map(|(_, report)| report)
 }
-
-/// In this order each finds what it needs.
-pub const DEEDS: &[Deed] = &[
-    Deed {
-        name: "init",
-        state: 1,
-        act: |_, store, _| {
-            let options = InitOptions { cipher: Cipher::default(), parity: 0, label: Label::default() };
-            Repository::init(store, &credential(KEY), &options).map(drop)
-        },
-        done: |_, after| after.keys == 1,
-        damage: None,
-        repeats: false,
-        args: &["init", "-q"],
-    },
-    Deed {
-        name: "first backup",
-        state: 1,
-        act: |world, store, cache| world.save(&world.open(store, cache)?, 1),
-        done: |before, after| after.snapshots.len() == before.snapshots.len() + 1 && after.tagged("1") == 1,
-        damage: None,
-        repeats: false,
-        args: &["backup", "-q", "--host", "h", "--tag", "1", "source"],
-    },
-    Deed {
-        name: "second backup",
-        state: 2,
-        act: |world, store, cache| world.save(&world.open(store, cache)?, 2),
-        done: |before, after| after.snapshots.len() == before.snapshots.len() + 1 && after.tagged("2") == 1,
-        damage: None,
-        repeats: false,
-        args: &["backup", "-q", "--host", "h", "--tag", "2", "source"],
-    },
-    Deed {
-        name: "key add",
-        state: 2,
-        act: |world, store, cache| {
-            world
-                .open(store, cache)?
-                .add_slot(&credential([6; 32]), Role::Full, &[], &Label::default())
-                .map(drop)
-        },
-        done: |before, after| after.keys == before.keys + 1,
-        damage: None,
-        repeats: false,
-        args: &["key", "add", "-q", "--new-key-file", "another-key"],
-    },
-    Deed {
-        name: "key remove",
-        state: 2,
-        act: |world, store, cache| {
-            let repository = world.open(store, cache)?;
-            match repository.slots()?.iter().find(|s| !s.current) {
-                Some(slot) => repository.remove_slot(&slot.id, false),
-                None => Err(Error::new(Fault::Missing, "there is no other key")),
-            }
-        },
-        done: |before, after| after.keys + 1 == before.keys,
-        damage: None,
-        repeats: false,
-        args: &["key", "remove", "-q", "OTHER KEY"],
-    },
-    Deed {
-        name: "tag",
-        state: 2,
-        act: |world, store, cache| noted(world, store, cache, Action::Tag, &["extra"]),
-        done: |before, after| after.tagged("extra") == before.tagged("extra") + 1,
-        damage: None,
-        repeats: false,
-        args: &["tag", "-q", "--add", "extra", "OLDEST"],
-    },
-    Deed {
-        name: "forget",
-        state: 2,
-        act: |world, store, cache| noted(world, store, cache, Action::Forget, &[]),
-        done: |before, after| after.snapshots.len() + 1 == before.snapshots.len(),
-        damage: None,
-        repeats: false,
-        args: &["forget", "-q", "OLDEST"],
-    },
-    Deed {
-        name: "forget --undo",
-        state: 2,
-        act: |world, store, cache| noted(world, store, cache, Action::Unforget, &[]),
-        done: |before, after| after.snapshots.len() == before.snapshots.len() + 1,
-        damage: None,
-        repeats: false,
-        args: &["forget", "-q", "--undo", "OLDEST"],
-    },
-    Deed {
-        name: "hold",
-        state: 2,
-        act: |world, store, cache| noted(world, store, cache, Action::Hold, &[]),
-        done: |before, after| after.held() == before.held() + 1,
-        damage: None,
-        repeats: false,
-        args: &["tag", "-q", "--hold", "OLDEST"],
-    },
-    Deed {
-        name: "third backup",
-        state: 3,
-        act: |world, store, cache| world.save(&world.open(store, cache)?, 3),
-        done: |before, after| after.snapshots.len() == before.snapshots.len() + 1 && after.tagged("3") == 1,
-        damage: None,
-        repeats: false,
-        args: &["backup", "-q", "--host", "h", "--tag", "3", "source"],
-    },
-    Deed {
-        name: "forget the middle",
-        state: 3,
-        act: |world, store, cache| {
-            let repository = world.open(store, cache)?;
-            let middle: Vec<SnapshotId> =
-                repository.snapshots()?.iter().filter(|s| !s.held).take(1).map(|s| s.id).collect();
-            repository.add_note(Action::Forget, &middle, &[]).map(drop)
-        },
-        done: |before, after| after.snapshots.len() + 1 == before.snapshots.len() && after.tagged("2") == 0,
-        damage: None,
-        repeats: false,
-        args: &["forget", "-q", "MIDDLE"],
-    },
-    // It retires, and moves what is needed.
-    Deed {
-        name: "prune",
-        state: 3,
-        act: |world, store, cache| pruned(world, store, cache, false),
-        done: |before, after| before == after,
-        damage: None,
-        repeats: true,
-        args: &["prune", "-q", "--grace", "0", "--max-unused", "0%"],
-    },
-    // It deletes.
-    Deed {
-        name: "prune again",
-        state: 3,
-        act: |world, store, cache| pruned(world, store, cache, false),
-        done: |before, after| before == after,
-        damage: None,
-        repeats: true,
-        args: &["prune", "-q", "--grace", "0", "--max-unused", "0%"],
-    },
-    Deed {
-        name: "forget what is held not",
-        state: 3,
-        act: |world, store, cache| {
-            let repository = world.open(store, cache)?;
-            let last: Vec<SnapshotId> =
-                repository.snapshots()?.iter().filter(|s| !s.held).take(1).map(|s| s.id).collect();
-            repository.add_note(Action::Forget, &last, &[]).map(drop)
-        },
-        done: |before, after| after.snapshots.len() + 1 == before.snapshots.len(),
-        damage: None,
-        repeats: false,
-        args: &["forget", "-q", "MIDDLE"],
-    },
-    Deed {
-        name: "prune --now",
-        state: 3,
-        act: |world, store, cache| pruned(world, store, cache, true),
-        done: |before, after| before == after,
-        damage: None,
-        repeats: false,
-        args: &["prune", "-q", "--now", "--max-unused", "0%"],
-    },
-    Deed {
-        name: "key rotate",
-        state: 3,
-        act: |world, store, cache| {
-            world.open(store, cache)?.begin_epoch(&credential(KEY), &Label::default())?;
-            world.open(store, cache)?.end_epochs(&Stop::new()).map(drop)
-        },
-        // The old key stays at first, and the new one is there before it counts.
-        done: |before, after| before.snapshots == after.snapshots,
-        damage: None,
-        repeats: false,
-        args: &["key", "rotate", "-q"],
-    },
-    Deed {
-        name: "repair index",
-        state: 1,
-        act: |world, store, cache| {
-            let repository = world.open(store, cache)?;
-            repair::index(&repository, b"h", false, &silent(), &Stop::new()).map(drop)
-        },
-        done: |before, after| before == after,
-        damage: Some(|store| {
-            for name in store.names("index/").unwrap() {
-                store.delete(&name).unwrap();
-            }
-        }),
-        repeats: true,
-        args: &["repair", "index", "-q"],
-    },
-    Deed {
-        name: "repair packs",
-        state: 1,
-        act: |world, store, cache| {
-            let options = PacksOptions { read_data: true, host: b"h".to_vec(), ..PacksOptions::default() };
-            repair::packs(&world.open(store, cache)?, &options, &silent(), &Stop::new()).map(drop)
-        },
-        done: |before, after| before == after,
-        damage: Some(|store| {
-            // The pack of the large file, which the source has in every state.
-            let largest = store.list("packs/").unwrap().into_iter().max_by_key(|l| l.size).unwrap();
-            let mut bytes = store.get(&largest.name, largest.size).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 0x10;
-            store.delete(&largest.name).unwrap();
-            store.put(&largest.name, &bytes).unwrap();
-        }),
-        repeats: true,
-        // What is lost is told by the exit code, until the next backup has stored it again.
-        args: &["repair", "packs", "-q", "--read-data"],
-    },
-    Deed {
-        name: "repair snapshots",
-        state: 1,
-        act: |world, store, cache| {
-            let options = repair::SnapshotsOptions {
-                drop_damaged: true,
-                host: b"h".to_vec(),
-                ..repair::SnapshotsOptions::default()
-            };
-            repair::snapshots(&world.open(store, cache)?, &options, &silent(), &Stop::new()).map(drop)
-        },
-        done: |before, after| before == after,
-        damage: Some(|store| {
-            // Nobody can say what they were.
-            for name in [format!("snapshots/{}", "5a".repeat(32)), format!("notes/{}", "6b".repeat(32))] {
-                store.put(&name, &Draw(5).bytes(400)).unwrap();
-            }
-        }),
-        repeats: true,
-        args: &["repair", "snapshots", "-q", "--drop-damaged"],
-    },
-    Deed {
-        name: REPLICATE,
-        state: 2,
-        act: |world, store, cache| {
-            let origin: Arc<dyn Store> = Arc::new(Local::open(&world.dir.join(ORIGIN))?);
-            replicated(&world.open(&origin, cache)?, store).map(drop)
-        },
-        done: |before, after| after.snapshots.len() == before.snapshots.len() + 1,
-        damage: None,
-        repeats: true,
-        args: &["-r", ORIGIN, "replicate", "-q", "repository"],
-    },
-];

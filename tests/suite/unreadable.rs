@@ -122,6 +122,27 @@ fn a_damaged_manifest_that_this_machine_knows_is_put_back_with_all_that_was_said
     comes_back(&scene, &ids[1], "b");
 }
 
+/// With so many paths that their list is longer than what is kept of an ordinary snapshot.
+#[test]
+fn a_damaged_manifest_of_many_paths_is_put_back_with_all_of_them() {
+    let scene = Scene::new("many-paths");
+    let folders: Vec<String> = (0..90).map(|n| format!("a folder with quite a long name {n}")).collect();
+    for folder in &folders {
+        fill(&scene.path(folder), 1, 100, 1);
+    }
+    let args = ["backup", "--json", "--tag", "many"].into_iter().chain(folders.iter().map(String::as_str));
+    let saved = scene.run(args).ok().json();
+    let object = PathBuf::from("snapshots").join(saved["snapshot_id"].as_str().unwrap());
+    scene.run(["snapshots"]).ok();
+    let old = snapshot_with_tag(&scene, "many");
+    hurt(&scene, &object);
+    assert_eq!(repair(&scene, &[], 0)[0]["fate"], "put_back");
+    let new = snapshot_with_tag(&scene, "many");
+    assert_eq!(old["paths"].as_array().unwrap().len(), folders.len());
+    assert_eq!((&new["paths"], &new["time"]), (&old["paths"], &old["time"]));
+    well(&scene);
+}
+
 #[test]
 fn a_damaged_note_is_said_again_by_who_knows_it_and_goes_by_order_else() {
     for is_known in [true, false] {

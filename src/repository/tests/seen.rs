@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::object::Kind as Object;
-use crate::format::snapshot::{Action, Note};
+use crate::format::snapshot::{Action, Note, Unread};
 use crate::id::NoteId;
 use std::fs;
 
@@ -360,22 +360,48 @@ fn a_config_older_than_one_that_was_seen_is_told() {
     assert_eq!(look(&store, &cache), (ids, vec![]));
 }
 
-#[test]
-fn long_lists_of_unread_files_are_not_kept_but_can_be_asked_for() {
-    let (store, _, cache) = stage(1);
-    let r = open(&store, &cache).unwrap();
+/// A snapshot more, with this private part.
+fn add_private(r: &Repository, store: &Arc<Driven>, private: &Private) -> SnapshotId {
     let mut manifest = r.snapshots().unwrap()[0].manifest.clone();
-    let long = Private { paths: vec![vec![b'/'; 10_000]], ..Private::default() };
-    manifest.private = r.keys.seal_private(&manifest.session.0, &long.encode()).unwrap();
+    manifest.private = r.keys.seal_private(&manifest.session.0, &private.encode()).unwrap();
     let object = r.keys.seal_object(Object::Manifest, manifest.encode()).unwrap();
     let id = SnapshotId::of_object(&object);
     store.memory.put(&format!("snapshots/{id}"), &object).unwrap();
-    for _ in 0..2 {
-        let r = open(&store, &cache).unwrap();
-        let snapshots = r.snapshots().unwrap();
-        let s = snapshots.iter().find(|s| s.id == id).unwrap();
-        assert!(s.manifest.private.is_empty());
-        assert_eq!(r.private(s).unwrap(), long);
+    id
+}
+
+#[test]
+fn long_lists_of_unread_files_are_not_kept_but_can_be_asked_for_and_paths_outlive_the_manifest() {
+    let (store, _, cache) = stage(1);
+    let r = open(&store, &cache).unwrap();
+    let unread = |n: usize| {
+        let of = |n| Unread { path: format!("/home/{n}").into(), reason: vec![b'x'; 40], changed: false };
+        (0..n).map(of).collect::<Vec<_>>()
+    };
+    let paths = |n: usize| (0..n).map(|n| format!("/srv/volumes/{n}").into_bytes()).collect::<Vec<_>>();
+    // Unread files, many paths, both; and so many that nothing is kept.
+    for (n, private) in
+        [(1, unread(200)), (200, vec![]), (200, unread(200)), (20_000, unread(1))].map(|(n, unread)| {
+            (n, Private { paths: paths(n), unread_total: unread.len() as u64, unread, ..Private::default() })
+        })
+    {
+        let id = add_private(&r, &store, &private);
+        for is_damaged in [false, false, true] {
+            let r = open(&store, &cache).unwrap();
+            let snapshots = r.snapshots().unwrap();
+            let s = snapshots.iter().find(|s| s.id == id).unwrap();
+            assert!(s.manifest.private.len() < 64 << 10);
+            if !is_damaged {
+                assert_eq!(r.private(s).unwrap(), private);
+                continue;
+            }
+            let name = format!("snapshots/{id}");
+            store.memory.delete(&name).unwrap();
+            store.memory.put(&name, &[7; 3000]).unwrap();
+            let brief = Private { unread: Vec::new(), ..private.clone() };
+            assert_eq!(r.private(s).ok(), (n < 20_000).then_some(brief));
+            store.memory.delete(&name).unwrap();
+        }
     }
 }
 

@@ -1,21 +1,31 @@
 //! What a refusal means: from the words of servers to what people can do about it.
 
 use crate::fault::{Error, Fault};
+use crate::storage::retry::Inner;
 use http::StatusCode;
 use std::error::Error as StdError;
 use std::fmt;
 
 const KEYS: &str = "look at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or at the profile in ~/.aws";
 const CERTIFICATE: &str = "name the certificate of whoever signed the server's by --cacert FILE";
+const FULL: &str = "the store is full, or its quota is used up: make room there, or here by `pastfs forget` and `pastfs \
+                    prune`. What was stored is kept, and the next run goes on from there";
+const TOO_LARGE: &str = "the server takes no objects of this size: packs have 32 MiB, so raise its limit (nginx: \
+                         client_max_body_size; Apache: LimitRequestBody)";
 /// How much of a server's answer a message can bear, in characters.
 const EXCERPT: usize = 200;
 
+/// What a server said to one request.
+pub(super) type Answered<T> = std::result::Result<T, Trouble>;
+
 /// A failure with its meaning, on its way through a library that knows nothing of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trouble {
     pub(super) fault: Fault,
     pub(super) text: String,
     pub(super) hint: Option<&'static str>,
+    /// The server says that it failed, and not that it cannot now: see [`Inner`].
+    pub(super) is_inner: bool,
 }
 
 impl fmt::Display for Trouble {
@@ -28,7 +38,7 @@ impl StdError for Trouble {}
 
 impl Trouble {
     pub(super) fn new(fault: Fault, text: impl Into<String>) -> Self {
-        Self { fault, text: text.into(), hint: None }
+        Self { fault, text: text.into(), hint: None, is_inner: false }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -77,7 +87,13 @@ impl Trouble {
             413 | 507 => Fault::Full,
             _ => Fault::Io,
         };
-        Self::new(fault, text)
+        let trouble =
+            Self { is_inner: status == StatusCode::INTERNAL_SERVER_ERROR, ..Self::new(fault, text) };
+        match status.as_u16() {
+            413 => trouble.hint(TOO_LARGE),
+            507 => trouble.hint(FULL),
+            _ => trouble,
+        }
     }
 
     /// An answer of an S3 server: its code says more than the status.
@@ -119,7 +135,8 @@ impl Trouble {
                 (Fault::Misuse, Some("the bucket is in another region: name it by ?region= or AWS_REGION"))
             }
             "InvalidBucketName" => (Fault::Misuse, None),
-            "QuotaExceeded" | "EntityTooLarge" => (Fault::Full, None),
+            "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" => (Fault::Full, Some(FULL)),
+            "EntityTooLarge" => (Fault::Full, Some(TOO_LARGE)),
             "InvalidObjectState" => {
                 (Fault::Denied, Some("the object lies in an archive: restore it there first"))
             }
@@ -134,13 +151,16 @@ impl Trouble {
             | "TooManyRequests" => (Fault::Busy, None),
             _ => (Self::of_status(status.unwrap_or(StatusCode::BAD_REQUEST), "").fault, None),
         };
-        Self { fault, text, hint }
+        Self { fault, text, hint, is_inner: code == "InternalError" }
     }
 
     /// As our own error.
     pub(super) fn while_(self, doing: impl Into<String>) -> Error {
         let hint = self.hint;
-        let e = Error::with_source(self.fault, doing, self.text);
+        let e = match self.is_inner {
+            true => Error::with_source(self.fault, doing, Inner(self.text)),
+            false => Error::with_source(self.fault, doing, self.text),
+        };
         match hint {
             Some(hint) => e.hint(hint),
             None => e,

@@ -7,13 +7,14 @@
 use super::answer::Trouble;
 use super::aws::Settings;
 use super::wire::{Wire, check_plain};
-use super::{AT_A_TIME, Limits, block_on};
+use super::{AT_A_TIME, LIST_PAUSE, LIST_TRIES, Limits, block_on};
 use crate::clock::Time;
 use crate::fault::{Error, Fault, Result};
 use crate::storage::place::{Place, S3Place};
 use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use http::StatusCode;
 use opendal::options::{ListOptions, ReaderOptions, WriteOptions};
 use opendal::{Buffer, ErrorKind, HttpTransporter, Metadata, OperationContext, Operator};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -221,6 +222,27 @@ impl S3 {
         read.await.map_err(|e: opendal::Error| self.failed(&e, doing))
     }
 
+    /// Lists what is below a folder and behind the last one that was `found`.
+    async fn list_on(&self, below: &str, found: &mut Vec<Listed>) -> Result<()> {
+        let after = found.last().map(|l: &Listed| l.name.clone());
+        let options = ListOptions { recursive: true, start_after: after.clone(), ..ListOptions::default() };
+        let failed = |e| self.failed(&e, || "reading a page of the list".into());
+        let mut entries = self.whole.lister_options(below, options).await.map_err(failed)?;
+        while let Some(entry) = entries.try_next().await.map_err(failed)? {
+            let name = entry.path();
+            // Markers of folders, as web pages make them; what other stores keep under that name; and what a server that
+            // does not know where to begin shows again.
+            let is_known = after.as_deref().is_some_and(|after| name <= after);
+            if name.ends_with('/') || name.split('/').next() == Some(TEMPORARY) || is_known {
+                continue;
+            }
+            let metadata = entry.metadata();
+            let (size, modified) = (metadata.content_length(), date(metadata));
+            found.push(Listed { name: name.to_owned(), size, modified });
+        }
+        Ok(())
+    }
+
     async fn remove(&self, name: &str) -> Result<()> {
         match self.whole.delete(name).await {
             Ok(()) => Ok(()),
@@ -246,7 +268,7 @@ fn trouble(e: &opendal::Error) -> Trouble {
     let mut at = std::error::Error::source(e);
     while let Some(cause) = at {
         if let Some(known) = cause.downcast_ref::<Trouble>() {
-            return Trouble { fault: known.fault, text: known.text.clone(), hint: known.hint };
+            return known.clone();
         }
         let text = cause.to_string();
         if text.to_ascii_lowercase().contains("credential") {
@@ -266,12 +288,24 @@ fn trouble(e: &opendal::Error) -> Trouble {
             .strip_prefix(", message: \"")
             .and_then(|m| m.split_once("\", resource: "))
             .map_or("", |m| m.0);
-        return Trouble::of_s3(code, message, None).or_by(e);
+        let status = status_of(e).and_then(|s| StatusCode::from_u16(s).ok());
+        return Trouble::of_s3(code, message, status).or_by(e);
     }
-    Trouble::new(
-        fault_of(e),
-        format!("{}: {}", e.kind(), e.message()).trim_end_matches([':', ' ']).to_owned(),
-    )
+    let text = format!("{}: {}", e.kind(), e.message()).trim_end_matches([':', ' ']).to_owned();
+    // The answer to a HEAD has no words.
+    match status_of(e) {
+        Some(status @ (500 | 507)) => {
+            Trouble::of_status(StatusCode::from_u16(status).unwrap_or_default(), "")
+        }
+        _ => Trouble::new(fault_of(e), text),
+    }
+}
+
+/// The status of the answer, which opendal keeps in the context of its error alone: `response: Parts { status: 500, …`.
+fn status_of(e: &opendal::Error) -> Option<u16> {
+    let text = e.to_string();
+    let (_, rest) = text.split_once("Parts { status: ")?;
+    rest.get(..3)?.parse().ok()
 }
 
 impl Trouble {
@@ -368,27 +402,23 @@ impl Store for S3 {
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         check_prefix(prefix)?;
-        let doing = || format!("listing {prefix} of {}", self.location);
+        let below = if prefix.is_empty() { "/" } else { prefix };
         block_on(async {
-            let below = match prefix {
-                "" => "/",
-                prefix => prefix,
-            };
-            let options = ListOptions { recursive: true, ..ListOptions::default() };
-            let failed = |e| self.failed(&e, doing);
-            let mut entries = self.whole.lister_options(below, options).await.map_err(failed)?;
-            let mut found = Vec::new();
-            while let Some(entry) = entries.try_next().await.map_err(failed)? {
-                let name = entry.path();
-                // Markers of folders, as web pages make them; and what other stores keep under that name.
-                if name.ends_with('/') || name.split('/').next() == Some(TEMPORARY) {
-                    continue;
+            let (mut found, mut tries) = (Vec::new(), 1);
+            loop {
+                let before = found.len();
+                let Err(e) = self.list_on(below, &mut found).await else { return Ok(found) };
+                if found.len() > before {
+                    tries = 1;
                 }
-                let metadata = entry.metadata();
-                let (size, modified) = (metadata.content_length(), date(metadata));
-                found.push(Listed { name: name.to_owned(), size, modified });
+                // Names come in their order (of S3's directory buckets they do not), so that what has come need not come again.
+                let goes_on = !found.is_empty() && found.is_sorted_by(|a, b| a.name < b.name);
+                if e.fault() != Fault::Busy || !goes_on || tries >= LIST_TRIES {
+                    return Err(e.while_(format!("listing {prefix} of {}", self.location)));
+                }
+                tokio::time::sleep(LIST_PAUSE * tries).await;
+                tries += 1;
             }
-            Ok(found)
         })
     }
 

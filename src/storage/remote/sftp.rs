@@ -5,16 +5,15 @@
 //! makes the new name durable, too. Without hard links there is a look and a rename, and two writers that race may
 //! replace one another. Large objects are written and read in many requests at a time.
 
-use super::answer::Trouble;
+use super::answer::{Answered, Trouble};
 use super::session::{Session, Sessions, Use};
-use super::{AT_A_TIME, Limits, block_on};
+use super::{AT_A_TIME, Limits, again, block_on, list_below};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
 use crate::storage::place::{Place, SftpPlace};
 use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::BytesMut;
-use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use openssh_sftp_client::Error as SftpError;
 use openssh_sftp_client::error::SftpErrorKind;
@@ -50,9 +49,6 @@ pub(super) struct Sftp {
     location: String,
     has_swept: AtomicBool,
 }
-
-/// What a server said to one request.
-type Answered<T> = std::result::Result<T, Trouble>;
 
 impl Sftp {
     /// Asks nothing of the server yet.
@@ -345,6 +341,15 @@ impl Sftp {
         Ok((found, inner))
     }
 
+    /// The same; with another session where this one has ended.
+    async fn list_again(&self, session: &Session, folder: String) -> Answered<(Vec<Listed>, Vec<String>)> {
+        match self.list_folder(session, folder.clone()).await {
+            Err(trouble) if trouble.fault == Fault::Busy => {}
+            done => return done,
+        }
+        again(async || self.list_folder(&*self.sessions.get().await?, folder.clone()).await).await
+    }
+
     /// Removes what dead writers left below `tmp/`. It is a courtesy.
     async fn sweep(&self, session: &Session) {
         let Ok((found, _)) = self.list_folder(session, format!("{TEMPORARY}/")).await else { return };
@@ -472,20 +477,7 @@ impl Store for Sftp {
         check_prefix(prefix)?;
         let doing = || format!("listing {prefix} of {}", self.location);
         self.with(doing, async |session| {
-            let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
-            let mut running = FuturesUnordered::new();
-            loop {
-                while running.len() < AT_A_TIME
-                    && let Some(folder) = waiting.pop()
-                {
-                    running.push(self.list_folder(&session, folder));
-                }
-                let Some(listed) = running.next().await else { break };
-                let (more, inner) = listed?;
-                found.extend(more);
-                waiting.extend(inner);
-            }
-            drop(running);
+            let mut found = list_below(prefix, |folder| self.list_again(&session, folder)).await?;
             // A folder that changes while it is read may show an entry twice.
             found.sort_unstable_by(|a: &Listed, b| a.name.cmp(&b.name));
             found.dedup_by(|a, b| a.name == b.name);

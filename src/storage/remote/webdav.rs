@@ -5,17 +5,16 @@
 //! are asked for by PROPFIND, which no cache on the way answers (RFC 4918, 9.1), and lists folder by folder: many
 //! servers refuse `Depth: infinity`, and some silently answer less.
 
-use super::answer::Trouble;
+use super::answer::{Answered, Trouble};
 use super::multistatus::{self, Member};
 use super::wire::{Wire, check_plain};
-use super::{AT_A_TIME, Limits, block_on};
+use super::{AT_A_TIME, Limits, again, block_on, list_below};
 use crate::clock::{self, Time};
 use crate::fault::{Error, Fault, Result};
 use crate::id::hex;
 use crate::storage::place::{Place, WebDavPlace, encode};
 use crate::storage::{Listed, Nature, Options, Store, TEMPORARY, check_name, check_prefix};
 use bytes::Bytes;
-use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use opendal::Buffer;
@@ -43,9 +42,6 @@ pub(super) struct WebDav {
     location: String,
     has_swept: AtomicBool,
 }
-
-/// An answer to a request that failed, or none.
-type Answered<T> = std::result::Result<T, Trouble>;
 
 impl WebDav {
     /// Asks nothing of the server yet.
@@ -292,11 +288,11 @@ impl WebDav {
     }
 
     /// Lists one folder: what is in it, and the folders that are.
-    async fn list_folder(&self, folder: String) -> Answered<(Vec<Listed>, Vec<String>)> {
+    async fn list_folder(&self, folder: &str) -> Answered<(Vec<Listed>, Vec<String>)> {
         let (mut found, mut inner) = (Vec::new(), Vec::new());
         let own = format!("{}/{folder}", self.path);
         let own = own.trim_end_matches('/');
-        for member in self.find(&folder, 1).await?.unwrap_or_default() {
+        for member in self.find(folder, 1).await?.unwrap_or_default() {
             if member.path == own {
                 continue;
             }
@@ -446,21 +442,8 @@ impl Store for WebDav {
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         check_prefix(prefix)?;
         let doing = |t: Trouble| t.while_(format!("listing {prefix} of {}", self.location));
-        block_on(async {
-            let (mut found, mut waiting) = (Vec::new(), vec![prefix.to_owned()]);
-            let mut running = FuturesUnordered::new();
-            loop {
-                while running.len() < AT_A_TIME
-                    && let Some(folder) = waiting.pop()
-                {
-                    running.push(self.list_folder(folder));
-                }
-                let Some(listed) = running.next().await else { return Ok(found) };
-                let (more, inner) = listed.map_err(doing)?;
-                found.extend(more);
-                waiting.extend(inner);
-            }
-        })
+        let one = |folder: String| again(async move || self.list_folder(&folder).await);
+        block_on(async { list_below(prefix, one).await.map_err(doing) })
     }
 
     fn modified(&self, name: &str) -> Result<Time> {

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 const SNAPSHOTS: usize = 2;
 
 /// A repository with snapshots of two states, with parity.
-fn source(world: &World) -> Objects {
+pub fn source(world: &World) -> Objects {
     let store = Faulty::with(&Objects::new(), None);
     let shared: Arc<dyn Store> = store.clone();
     let options = InitOptions { cipher: Cipher::default(), parity: 10, label: Default::default() };

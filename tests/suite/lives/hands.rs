@@ -32,6 +32,8 @@ pub enum Deed {
     /// Tells what it would do.
     RepairSnapshots,
     Check,
+    /// Into a replica of the scene.
+    Replicate,
     /// Lists.
     Look,
 }
@@ -113,6 +115,7 @@ impl Program {
             Deed::RepairPacks => "repair packs -q --read-data".into(),
             Deed::RepairSnapshots => "repair snapshots -q --read-data --dry-run".into(),
             Deed::Check => "check -q --read-data".into(),
+            Deed::Replicate => "replicate -q replica".into(),
             Deed::Look => "snapshots".into(),
         };
         line.split(' ').map(str::to_owned).collect()

@@ -13,7 +13,7 @@ use pastfs::repository::{Credential, OpenOptions, Repository};
 use pastfs::retention::{self, Candidate, GroupBy, Policy};
 use pastfs::source::{self, Exclude};
 use pastfs::storage::{Listed, Local, Store};
-use pastfs::{backup, check, clock, prune, repair, restore};
+use pastfs::{backup, check, clock, prune, repair, replicate, restore};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -182,6 +182,14 @@ impl Library {
                 let told = report.findings.iter().map(|f| format!("{} {}", f.object, f.what));
                 *self.damaged.lock() = told.collect();
                 Ok(if report.findings.is_empty() { 0 } else { 4 })
+            }
+            Deed::Replicate => {
+                let place = scene.path("replica");
+                let replica = if place.is_dir() { Local::open(&place) } else { Local::create(&place) };
+                let replica: Arc<dyn Store> = Arc::new(replica?);
+                let options = replicate::Options { host, ..replicate::Options::default() };
+                let (_, report) = replicate::run(r, &replica, &options, &observer, &stop)?;
+                Ok(if report.flaws.is_empty() && report.left.is_empty() { 0 } else { 4 })
             }
             Deed::Look => r.snapshots().map(|_| 0),
         }

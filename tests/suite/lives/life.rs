@@ -41,6 +41,10 @@ const STEPS: &[(&str, u64, Step)] = &[
     ("time passes", 2, Life::time_passes),
 ];
 
+/// After every so many steps all is replicated, and each second time who does it dies. Not drawn, so that scripts mean what they
+/// meant.
+const REPLICATED_EVERY: usize = 5;
+
 /// Hours of grace that prunes are run with, where the clock can be set; else none is waited for.
 const GRACES: [i64; 2] = [0, 24];
 
@@ -81,7 +85,7 @@ impl Life {
             life.files_change();
             life.backup();
             let all: u64 = STEPS.iter().map(|(_, weight, _)| weight).sum();
-            for _ in 0..STEPS_OF_A_LIFE {
+            for n in 0..STEPS_OF_A_LIFE {
                 if life.choices.is_over() {
                     break;
                 }
@@ -95,6 +99,9 @@ impl Life {
                 life.told.push((*name).to_string());
                 step(&mut life);
                 life.is_as_modelled();
+                if n % REPLICATED_EVERY == REPLICATED_EVERY - 1 {
+                    life.replicate(n / REPLICATED_EVERY);
+                }
             }
             life.ends_well();
         }));
@@ -330,6 +337,38 @@ impl Life {
         self.dies(&deed);
     }
 
+    /// The replica has all that is shown, as it is shown, after whatever befell it before.
+    fn replicate(&mut self, time: usize) {
+        let (machine, part) = (time % MACHINES.len(), (time * 377 % 1000) as u64);
+        if time % 2 == 1 {
+            self.told.push(format!("replicate, dead after {part} thousandths"));
+            self.hands.dies(&self.scene, machine, &Deed::Replicate, part);
+            return;
+        }
+        self.told.push("replicate".into());
+        self.hands.does(&self.scene, machine, &Deed::Replicate).ok();
+        let list = self.scene.run(["-r", "replica", "snapshots", "--json"]).ok().json();
+        let find = |id: &str| list.as_array().unwrap().iter().find(|s| s["id"] == id);
+        for (id, shot) in self.shots.iter().filter(|(_, s)| !s.is_forgotten) {
+            let Some(copy) = find(id) else { panic!("{id} is not in the replica: {list}") };
+            let mut tags = shot.tags.clone();
+            tags.sort();
+            assert_eq!((&copy["tags"], &copy["held"]), (&tags.into(), &shot.is_held.into()), "{id}");
+        }
+    }
+
+    /// All of it comes back from the replica.
+    fn replica_is_well(&mut self) {
+        self.replicate(0);
+        self.scene.run(["-r", "replica", "check", "-q", "--read-data"]).ok();
+        let Some((id, shot)) = self.shots.iter().rfind(|(_, s)| !s.is_forgotten) else { return };
+        let out = self.scene.path("from the replica");
+        let what = format!("{id}:{}", self.scene.source().display());
+        let target = out.to_str().unwrap();
+        self.scene.run(["-r", "replica", "restore", "-q", &what, "--target", target]).ok();
+        same_trees(&self.copy(shot.state), &out);
+    }
+
     fn lose_cache(&mut self) {
         let machine = self.machine();
         let _ = fs::remove_dir_all(super::hands::cache(&self.scene, machine));
@@ -444,6 +483,7 @@ impl Life {
             }
         }
         self.is_as_modelled();
+        self.replica_is_well();
         // Each state once through whatever cache, the last one through the mount.
         let mut seen = Vec::new();
         for (id, shot) in self.shots.clone() {

@@ -177,6 +177,24 @@ impl S3 {
         name
     }
 
+    /// The same with object lock: each version of an object is kept for a day at least, whoever wants to delete it.
+    #[track_caller]
+    pub fn new_locked_bucket(&self, name: &str) -> String {
+        let name = format!("{name}-{}", pastfs::id::hex(&pastfs::clock::random_array::<4>()));
+        let user = format!("{}:{}", self.access_key, self.secret_key);
+        let url = format!("{}/{name}", self.endpoint);
+        let headers = ["x-amz-content-sha256: UNSIGNED-PAYLOAD", "x-amz-bucket-object-lock-enabled: true"];
+        let mut words = vec!["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, "-X", "PUT", &url];
+        headers.iter().for_each(|header| words.extend(["-H", header]));
+        let (status, body) = curl(words);
+        assert_eq!(status, 200, "making the bucket {name}: {body}");
+        let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+                    <Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+        let (status, body) = self.ask("PUT", &format!("{name}?object-lock="), Some(rule));
+        assert_eq!(status, 200, "locking the bucket {name}: {body}");
+        name
+    }
+
     /// Another user, of that name, who owns nothing: access key and secret key.
     #[track_caller]
     pub fn add_user(&self, name: &str) -> (String, String) {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -31,7 +31,7 @@ pub enum Failure {
     Reset,
     /// The server does it, and the connection is reset before it answers.
     AnswerLost,
-    /// This status instead of the server's, which hears nothing of it: 500, 503, 429, 403.
+    /// This status instead of the server's, which hears nothing of it: 500, 503, 507, 429, 403.
     Status(u16),
 }
 
@@ -50,6 +50,8 @@ pub struct Plan {
     pub methods: Vec<(&'static str, Failure)>,
     /// Puts whose body is longer are cut off after so many bytes of it: that many of them, counting down.
     pub cut_puts: Option<(u64, u32)>,
+    /// Each connection of [`Proxy::tcp`] is cut after about so many bytes in both directions: some after few, some after many.
+    pub cut_about: Option<u64>,
     /// Lists of S3 are as they were so long ago; those of a prefix that was never listed before are of today.
     pub late_lists: Duration,
     /// Requests are taken and never answered; when this ends their connections do.
@@ -449,14 +451,23 @@ fn serve_tcp(shared: &Arc<Shared>, client: Wire) -> io::Result<()> {
     let server = shared.connect().inspect_err(|_| reset(&client.0))?;
     let back = (server.clone(), client.clone());
     let of_back = Arc::clone(shared);
-    let other = thread::spawn(move || carry(&of_back, back.0, back.1, 1));
-    carry(shared, client, server, 0);
+    let carried = Arc::new(AtomicU64::new(0));
+    let of_both = Arc::clone(&carried);
+    let other = thread::spawn(move || carry(&of_back, back.0, back.1, 1, &of_both));
+    carry(shared, client, server, 0, &carried);
     let _ = other.join();
     Ok(())
 }
 
-/// Passes bytes on, half a round trip later.
-fn carry(shared: &Arc<Shared>, mut from: Wire, mut to: Wire, direction: usize) {
+/// How many bytes a connection lives, where they live `about` so long: from 0.3 to 1.5 times that.
+fn lifetime(about: u64) -> u64 {
+    let chance = f64::from(u32::from_le_bytes(pastfs::clock::random_array())) / f64::from(u32::MAX);
+    (about as f64 * (0.3 + 1.2 * chance)) as u64
+}
+
+/// Passes bytes on, half a round trip later; `carried` counts those of both directions.
+fn carry(shared: &Arc<Shared>, mut from: Wire, mut to: Wire, direction: usize, carried: &AtomicU64) {
+    let lives = shared.plan().cut_about.map(lifetime);
     let (send, receive) = sync_channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let of_writer = Arc::clone(shared);
     let writer = thread::spawn(move || {
@@ -483,7 +494,12 @@ fn carry(shared: &Arc<Shared>, mut from: Wire, mut to: Wire, direction: usize) {
             break;
         }
         passed += n as u64;
-        if direction == 0 && shared.cut(passed).is_some() {
+        let carried = carried.fetch_add(n as u64, Ordering::SeqCst) + n as u64;
+        let is_worn = lives.is_some_and(|lives| carried > lives);
+        if is_worn {
+            lock(&shared.asked).failed += 1;
+        }
+        if is_worn || direction == 0 && shared.cut(passed).is_some() {
             reset(&from.0);
             let _ = from.0.shutdown(Shutdown::Both);
         }

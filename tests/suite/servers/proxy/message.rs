@@ -118,7 +118,9 @@ pub fn refusal(status: u16, method: &str) -> Vec<u8> {
     let (reason, code) = match status {
         403 => ("Forbidden", "AccessDenied"),
         429 => ("Too Many Requests", "TooManyRequests"),
+        501 => ("Not Implemented", "NotImplemented"),
         503 => ("Service Unavailable", "SlowDown"),
+        507 => ("Insufficient Storage", "QuotaExceeded"),
         _ => ("Internal Server Error", "InternalError"),
     };
     let body = match method {
