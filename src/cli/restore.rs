@@ -116,6 +116,7 @@ impl Restore {
             exclude: self.exclude,
             overwrite,
             delete: self.delete,
+            spared: Vec::new(),
             verify: self.verify,
             dry_run,
             threads: 0,

@@ -121,9 +121,11 @@ pub struct Lock {
     _file: File,
 }
 
+/// What to do where the cache cannot be written.
+const ADVICE: &str = "choose another folder with --cache or PASTFS_CACHE";
+
 /// Makes the cache folder when it is not there. `Denied` when it belongs to somebody else.
 pub fn claim(dir: &Path) -> Result<()> {
-    const ADVICE: &str = "choose another folder with --cache or PASTFS_CACHE";
     let doing = || format!("opening the cache {}", dir.display());
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(doing);
     let meta = made.and_then(|()| fs::metadata(dir).doing(doing)).map_err(|e| e.hint(ADVICE))?;
@@ -217,7 +219,8 @@ impl Home {
         let doing = || self.doing("making");
         let mut options = self.options();
         options.create_if_missing(true);
-        let made = DB::open(&options, self.dir.join(&name)).map_err(|e| Error::from(trouble(doing(), e)))?;
+        let made = DB::open(&options, self.dir.join(&name));
+        let made = made.map_err(|e| Error::from(trouble(doing(), e)).hint(ADVICE))?;
         drop(made);
         let draft = self.dir.join("current.new");
         let mut file = OpenOptions::new()
@@ -445,7 +448,8 @@ impl Nest {
         let name = format!("{}-{}", std::process::id(), hex(&clock::random_array::<8>()));
         let path = readers.join(name);
         let doing = || format!("making {}", path.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).doing(doing)?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path).doing(doing);
+        made.map_err(|e| e.hint(ADVICE))?;
         let held =
             OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path.join("held"));
         let held = held.doing(doing)?;

@@ -15,6 +15,7 @@ use crate::id::{ChunkId, ID_LEN};
 use crate::storage::{Listed, Nature, Store};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -109,6 +110,14 @@ fn is_down(e: &Error) -> bool {
 }
 
 impl Repository {
+    /// Folders on this machine that belong to the repository: its own, that of its cache, and its replicas. A backup saves
+    /// none of the first two, and nothing that is restored may take the place of any.
+    pub fn own_folders(&self) -> Vec<PathBuf> {
+        let places = std::iter::once(self.location()).chain(self.spares.all.iter().map(|s| s.place.clone()));
+        let folders = places.filter_map(|place| crate::storage::folder_of(&place));
+        folders.chain([self.cache_dir().to_path_buf()]).collect()
+    }
+
     /// Whether there is any replica.
     pub(super) fn has_spares(&self) -> bool {
         !self.spares.all.is_empty()

@@ -27,9 +27,11 @@ pub use request::{Options, Overwrite, Report, Source, Supply};
 pub use walk::restore;
 
 use crate::event::{Event, Observer, Stop};
-use crate::fault::Result;
+use crate::fault::{Error, Result};
 use crate::id::ChunkId;
 use crate::repository::{Reader, Repository, Right, Snapshot};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 impl Supply for Reader {
@@ -62,11 +64,19 @@ const TOO_MANY_UNREAD: &str =
 pub fn run(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
-    options: Options,
+    mut options: Options,
     observer: &Arc<dyn Observer>,
     stop: &Stop,
 ) -> Result<Report> {
     repository.allow(Right::Read, "restoring")?;
+    let own = repository.own_folders();
+    options.spared.extend(own.iter().filter_map(|path| identity(path)));
+    // Where it is not there yet it will be below the nearest folder that is.
+    let way = options.target.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_default();
+    if way.ancestors().filter_map(identity).any(|folder| options.spared.contains(&folder)) {
+        let text = format!("the target {} lies in the repository or its cache", options.target.display());
+        return Err(Error::misuse(text).hint("restore into a folder of its own"));
+    }
     more_descriptors();
     let reader = repository.reader();
     let manifest = &snapshot.manifest;
@@ -83,6 +93,11 @@ pub fn run(
     }
     let source = Source { root: &manifest.root, totals: Some(&manifest.totals), paths: &paths, unread };
     restore(&*reader, &source, &options, &**observer, stop)
+}
+
+/// Device and inode of what is at a path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 /// Each level of folders that is being filled is an open descriptor, and the usual soft limit of 1024 is

@@ -5,7 +5,7 @@ use super::folder::Folder;
 use super::shared::{Shared, join};
 use crate::event::Outcome;
 use crate::fault::{Doing, Error, Fault, Result};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -103,6 +103,7 @@ pub(super) fn remove(
 
 fn step(shared: &Shared<'_>, above: BorrowedFd<'_>, name: &[u8], path: Vec<u8>, selected: bool) -> Step {
     let is_folder = match rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if shared.spared.contains(&(stat.st_dev, stat.st_ino)) => return Step::Stays,
         Ok(stat) => FileType::from_raw_mode(stat.st_mode).is_dir(),
         Err(Errno::NOENT) => return Step::Gone,
         Err(e) => return failed(shared, &path, Err(e).doing(|| "looking at it")),
@@ -130,6 +131,12 @@ fn failed(shared: &Shared<'_>, path: &[u8], error: Result<()>) -> Step {
         shared.failed(path, e.while_("deleting what is not in the snapshot"));
     }
     Step::Stays
+}
+
+/// Whether something is mounted on a folder, as the kernel tells since Linux 5.8.
+pub(super) fn is_mounted_on(fd: BorrowedFd<'_>) -> bool {
+    let told = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    told.is_ok_and(|s| s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Opens a folder that is none of another file system.

@@ -43,6 +43,9 @@ pub struct Options {
     pub delete: bool,
     /// Reads all files back in the end and proves them. Only for `overwrite` that leaves nothing different in place.
     pub verify: bool,
+    /// Folders (device, inode) that stay with all that is in them, whatever is deleted: the repository and what belongs to
+    /// it, which no snapshot holds.
+    pub spared: Vec<(u64, u64)>,
     /// Only tells the observer what would be done.
     pub dry_run: bool,
     /// Threads that write files; 0 for as many as suits the machine.

@@ -27,6 +27,8 @@ pub(super) struct Shared<'a> {
     pub delete: bool,
     /// But not these paths.
     pub unread: HashSet<Vec<u8>>,
+    /// And not these folders (device, inode).
+    pub spared: HashSet<(u64, u64)>,
     pub overwrite: Overwrite,
     /// Nothing is written.
     pub dry_run: bool,
@@ -85,6 +87,7 @@ impl<'a> Shared<'a> {
             filter: Filter::default(),
             delete: false,
             unread: HashSet::new(),
+            spared: HashSet::new(),
             overwrite: Overwrite::default(),
             dry_run: false,
             failures: Failures::default(),
@@ -98,7 +101,8 @@ impl<'a> Shared<'a> {
     /// What was asked for.
     pub fn with(self, filter: Filter, options: &Options, unread: &[Vec<u8>]) -> Self {
         let Options { delete, overwrite, dry_run, .. } = *options;
-        Self { filter, delete, unread: unread.iter().cloned().collect(), overwrite, dry_run, ..self }
+        let spared = options.spared.iter().copied().collect();
+        Self { filter, delete, unread: unread.iter().cloned().collect(), spared, overwrite, dry_run, ..self }
     }
 
     /// Whether the run is over for all threads.

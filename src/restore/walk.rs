@@ -43,6 +43,8 @@ struct Level {
     folder: Option<Arc<Folder>>,
     /// What may have to go from it.
     extras: Extras,
+    /// The snapshot was not seen to hold anything in it.
+    empty: bool,
 }
 
 /// Restores a snapshot, or a part of it, with chunks from any supply: see [`super::run`].
@@ -140,7 +142,8 @@ impl Walk<'_> {
         let (path, entry) = (start.path.clone(), start.entry.clone());
         let extras = self.extras(&target, &path);
         let listing = Listing::new(&id);
-        let mut levels = vec![Level { listing, path, selected, entry, folder: Some(target), extras }];
+        let mut levels =
+            vec![Level { listing, path, selected, entry, folder: Some(target), extras, empty: true }];
         while !self.shared.halted()
             && let Some(level) = levels.last_mut()
         {
@@ -156,6 +159,12 @@ impl Walk<'_> {
                     None
                 }
             };
+            level.empty &= entry.is_none();
+            if level.empty && level.folder.as_ref().and_then(|f| f.fd()).is_some_and(remove::is_mounted_on) {
+                // Saved as an empty folder, as another file system was not to be saved, or is mounted there since: of what
+                // is in it the snapshot knows nothing.
+                level.extras = Extras::default();
+            }
             self.remove_before(level, entry.as_ref());
             let Some(entry) = entry else {
                 self.pop(&mut levels);
@@ -216,7 +225,7 @@ impl Walk<'_> {
     fn descend(&self, levels: &mut Vec<Level>, entry: Entry, id: ChunkId, path: Vec<u8>, selected: bool) {
         let listing = Listing::new(&id);
         let extras = Extras::default();
-        levels.push(Level { listing, path, selected, entry, folder: None, extras });
+        levels.push(Level { listing, path, selected, entry, folder: None, extras, empty: true });
         let entered = match (self.pass, selected, self.shared.delete) {
             (Pass::Verify, ..) => self.existing(levels),
             (Pass::Write, true, _) => self.folder(levels),

@@ -101,6 +101,45 @@ fn nothing_outside_the_target_is_written() {
 }
 
 #[test]
+fn what_a_backup_leaves_out_by_itself_is_not_deleted_for_that() {
+    let scene = Scene::bare("spared");
+    // Repository and cache lie in what is saved.
+    let (repository, cache) = (scene.path("all/repository"), scene.path("all/cache"));
+    let run = |args: &[&str]| {
+        let mut command = scene.command(args);
+        command.env("PASTFS_REPOSITORY", &repository).env("PASTFS_CACHE", &cache);
+        scene.run_command(command)
+    };
+    fs::create_dir_all(scene.path("all/disk")).unwrap();
+    fs::write(scene.path("all/kept"), b"kept").unwrap();
+    let disk = scene.path("all/disk/precious");
+    let is_root = super::scene::is_root("the part of the test that mounts a disk");
+    if is_root {
+        scene.shell("mount -t tmpfs -o size=1m none all/disk").ok();
+        fs::write(&disk, b"precious").unwrap();
+    }
+    run(&["init", "-q"]).ok();
+    run(&["backup", "-q", "--one-file-system", "all"]).ok();
+    fs::write(scene.path("all/extra"), b"").unwrap();
+    let objects = files_below(&repository);
+    let what = format!("latest:{}", scene.path("all").display());
+    let restored = run(&["restore", &what, "--target", "all", "--delete"]);
+    let survived = is_root.then(|| fs::read(&disk));
+    if is_root {
+        scene.shell("umount all/disk").ok();
+    }
+    restored.ok();
+    assert!(!scene.path("all/extra").exists() && scene.path("all/kept").exists());
+    assert_eq!(files_below(&repository), objects, "the repository was deleted");
+    assert!(cache.read_dir().unwrap().count() > 0, "the cache was deleted");
+    assert!(survived.is_none_or(|read| read.is_ok_and(|bytes| bytes == b"precious")));
+    run(&["check", "--read-data"]).ok();
+    for inside in ["all/repository", "all/repository/packs/new", "all/../all/repository/tmp"] {
+        run(&["restore", &what, "--target", inside]).code(2).says("repository");
+    }
+}
+
+#[test]
 fn a_restore_that_is_killed_leaves_no_other_names_and_the_next_one_goes_on() {
     let scene = Scene::new("killed");
     fill(&scene.source(), 400, 20_000, 11);
