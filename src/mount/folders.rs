@@ -11,8 +11,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// Memory for decoded folders in bytes. A folder of 100,000 entries takes 50 MB, and is kept even if it
-/// alone is over.
-const LISTINGS_BYTES: usize = 64 << 20;
+/// alone is over. With what folders of all snapshots together take (`past.rs`), 64 MiB each for frames and for RocksDB, and 16 MiB
+/// for places in packs, all bounds together are 200 MiB: after 90 minutes they are full, and a mount is to stay below 256.
+const LISTINGS_BYTES: usize = 32 << 20;
 /// Roots of snapshots that are kept.
 const ROOTS: usize = 4096;
 /// After so many single names were looked up in a folder, all of it is decoded: by then it is cheaper.

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 
 /// Memory for the unions of folders, in bytes. One is kept even if it alone is over.
-const UNIONS_BYTES: usize = 48 << 20;
+const UNIONS_BYTES: usize = 16 << 20;
 /// Memory for single names, in bytes: those on the way to what is looked at.
-const NAMES_BYTES: usize = 16 << 20;
+const NAMES_BYTES: usize = 8 << 20;
 
 /// A name in all snapshots.
 pub(super) struct Known {

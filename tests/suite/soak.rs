@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_secs(3);
 const AWAY: Duration = Duration::from_secs(4);
 /// Between two samples of what the daemon holds.
 const SAMPLE: Duration = Duration::from_secs(5);
-/// How much more the last quarter may hold than the second. The cache of decoded folders (64 MiB) takes 100 KiB for each
+/// How much more the last quarter may hold than the second. The cache of decoded folders (32 MiB) takes 100 KiB for each
 /// new snapshot here, and is full after an hour or two; the rest is noise.
 const RESIDENT_SLACK_KIB: u64 = 48 << 10;
 /// Packs that were read stay open, up to 32, until the next list.
