@@ -67,6 +67,7 @@ NEEDED := cc:gcc g++:g++ make:make clang:clang fusermount3:fuse3 rsync:rsync get
 # Where systemd runs, the packages samba and openssh-server would start servers for all the network: there the test of Samba
 # says that it was not run, and those of SFTP fail until you install an sshd. The others start nothing.
 NEEDED_BY_TESTS := strace:strace curl:curl openssl:openssl ssh:openssh-client /usr/sbin/apache2:apache2-bin \
+  /usr/lib/*/faketime/libfaketime.so.1:libfaketime \
   ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw ceph:ceph-common \
   $(if $(wildcard /run/systemd/system),,/usr/sbin/sshd:openssh-server /usr/sbin/smbd:samba smbclient:smbclient \
   /usr/lib/*/samba/vfs/shadow_copy2.so:samba-vfs-modules)

@@ -160,3 +160,29 @@ fn a_clock_that_is_wrong_by_a_day_loses_nothing() {
     m.all_is_well(&all.iter().collect::<Vec<_>>());
     assert_eq!(m.scene.objects().iter().filter(|o| o.starts_with("leases")).count(), 0);
 }
+
+/// Its library stands before all others of a process and allocates while it finds out what time it is: an allocator that asks
+/// for the time while it sets itself up would wait for itself for ever.
+#[test]
+fn under_faketime_commands_end_and_work_at_the_time_they_are_told() {
+    let libraries =
+        fs::read_dir("/usr/lib").unwrap().map(|e| e.unwrap().path().join("faketime/libfaketime.so.1"));
+    let library =
+        libraries.filter(|l| l.exists()).last().expect("libfaketime is not installed: see `make test`");
+    let scene = Scene::new("faketime");
+    fs::write(scene.source().join("f"), "text").unwrap();
+    let at = |time: &str, args: &[&str]| {
+        let mut command = scene.command(args);
+        command.env("LD_PRELOAD", &library).env("FAKETIME", time);
+        scene.run_command(command).ok()
+    };
+    at("-30d", &["backup", "-q", "source"]);
+    at("+0d", &["backup", "-q", "source"]);
+    let times: Vec<String> =
+        scene.snapshots().iter().map(|s| s["time"].as_str().unwrap()[..10].to_owned()).collect();
+    let [then, now] = &times[..] else { panic!("{times:?}") };
+    assert!(then < now, "{times:?}");
+    at("+1d", &["forget", "-q", "--keep-last", "1", "--prune"]);
+    at("-1d", &["check", "-q", "--read-data"]);
+    scene.latest_equals_source();
+}
