@@ -350,8 +350,9 @@ impl Inner {
             return Err(Error::damaged("the pack holds another kind of chunks"));
         }
         let frame = match self.frame(&place.pack, place.frame)? {
-            // Another entry says other things of this pack, and its frame was decoded by that.
-            frame if *frame.pack != *place.pack => Arc::new(self.load(&place.pack, place.frame)?),
+            // Another entry says other things of this pack, and its frame was decoded by that. (Of one and the same `Arc` nothing
+            // is compared.)
+            frame if frame.pack != place.pack => Arc::new(self.load(&place.pack, place.frame)?),
             frame => frame,
         };
         self.met(&frame);

@@ -1,26 +1,10 @@
 //! Parity that is written anew, and that packs get which are named again, while the storage fails at any call.
 
-use super::{Faulty, Objects, WAYS, replicas};
+use super::{Faulty, Objects, WAYS, mend, replicas};
 use crate::suite::trial::World;
-use pastfs::event::{Observer, Silent, Stop};
-use pastfs::fault::Result;
-use pastfs::repair;
 use pastfs::storage::Store;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-fn mend(world: &World, store: &Arc<dyn Store>, cache: &Path, what: &str) -> Result<()> {
-    let (observer, stop): (Arc<dyn Observer>, _) = (Arc::new(Silent), Stop::new());
-    let repository = world.open(store, cache)?;
-    match what {
-        "index" => repair::index(&repository, b"h", false, &observer, &stop).map(drop),
-        _ => {
-            let options = repair::PacksOptions { read_data: true, ..repair::PacksOptions::default() };
-            repair::packs(&repository, &options, &observer, &stop).map(drop)
-        }
-    }
-}
 
 #[test]
 fn parity_that_is_written_anew_while_the_storage_fails_is_whole_after_the_next_repair() {
