@@ -30,6 +30,9 @@ pub const LEVEL_MAX: u8 = 16;
 const LEVELS: u64 = LEVEL_MAX as u64;
 /// Largest chunk in bytes.
 pub const CHUNK_MAX: usize = 8 << 20;
+/// Items that room is made for before they are decoded: nearly all lists are as short, and most of them are kept, so that none takes
+/// more than it needs. A longer one finds its room as it comes, since its length may be a lie.
+const ROOM_MAX: usize = 64;
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -450,7 +453,7 @@ impl Extent {
     }
     /// `n` extents; inside a page of `level`, lists must be of the level below.
     fn decode_many(r: &mut Reader<'_>, n: usize, level: Option<u8>) -> Result<Vec<Self>> {
-        let mut extents = Vec::new();
+        let mut extents = Vec::with_capacity(n.min(ROOM_MAX));
         let mut sum = 0u64;
         for _ in 0..n {
             let parts = r.array()?;
@@ -478,6 +481,7 @@ impl Extent {
             sum = sum.checked_add(len).ok_or_else(|| invalid("a content is longer than 2^64"))?;
             extents.push(Extent { len, at });
         }
+        extents.shrink_to_fit();
         Ok(extents)
     }
 }

@@ -321,6 +321,11 @@ impl Index {
         self.read(count)
     }
 
+    /// Bytes of memory that blocks of the database take, and packs that are kept decoded.
+    pub fn held(&self) -> (usize, usize) {
+        (self.home.held(), self.state.read().held())
+    }
+
     /// Sees what other processes wrote. What counts does not change, but for what they removed.
     pub fn catch_up(&self) -> Result<()> {
         match self.look() {

@@ -16,10 +16,8 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Most packs whose frames are kept decoded.
-const PACKS_CACHED: usize = 4096;
-/// Most frames and chunks of them in sum: up to 16 bytes each.
-const FRAMES_CACHED: usize = 1 << 20;
+/// Bytes of memory for packs that are kept decoded: about 6 KiB for a full one, 2,000 of them or 64 GB.
+const PACKS_BYTES: usize = 12 << 20;
 
 /// A segment that is not in the database yet.
 pub struct Pending {
@@ -204,8 +202,13 @@ pub struct PackCache {
 #[derive(Default)]
 struct CacheState {
     packs: HashMap<u32, (Arc<PackInfo>, u64)>,
-    frames: usize,
+    bytes: usize,
     tick: u64,
+}
+
+/// About the bytes of memory that a decoded pack takes.
+fn cost(info: &PackInfo) -> usize {
+    size_of::<PackInfo>() + 64 + info.header.len() + size_of_val(&*info.frames) + size_of_val(&*info.chunks)
 }
 
 impl PackCache {
@@ -221,19 +224,24 @@ impl PackCache {
     fn put(&self, number: u32, info: &Arc<PackInfo>) {
         let mut state = self.state.lock();
         let tick = state.tick;
-        state.frames += info.frames.len() + info.chunks.len();
+        state.bytes += cost(info);
         if let Some((old, _)) = state.packs.insert(number, (info.clone(), tick)) {
-            state.frames -= old.frames.len() + old.chunks.len();
+            state.bytes -= cost(&old);
         }
-        if state.packs.len() > PACKS_CACHED || state.frames > FRAMES_CACHED {
+        if state.bytes > PACKS_BYTES {
             // The older half goes; once in thousands of times, so that it costs nothing.
             let mut ticks: Vec<u64> = state.packs.values().map(|(_, used)| *used).collect();
             let middle = ticks.len() / 2;
             let (_, median, _) = ticks.select_nth_unstable(middle);
             let median = *median;
             state.packs.retain(|_, (_, used)| *used > median);
-            state.frames = state.packs.values().map(|(info, _)| info.frames.len() + info.chunks.len()).sum();
+            state.bytes = state.packs.values().map(|(info, _)| cost(info)).sum();
         }
+    }
+
+    /// Bytes of memory that they take.
+    fn bytes(&self) -> usize {
+        self.state.lock().bytes
     }
 
     fn clear(&self) {
@@ -274,6 +282,11 @@ impl State {
         let generation = tally(&reader)?.generation;
         let (memory, packs) = Default::default();
         Ok(Self { reader, opened: 0, memory, generation, view, packs, lost: Lost::No })
+    }
+
+    /// Bytes of memory that packs take which are kept decoded.
+    pub fn held(&self) -> usize {
+        self.packs.bytes()
     }
 
     /// Takes another reader, of this or of another database.

@@ -2,7 +2,6 @@
 //! by seconds: the tests hold the mount to them.
 
 use crate::storage::Costs;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! requests {
@@ -46,16 +45,24 @@ impl Counters {
         self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All counts, how many inodes the kernel holds, and what the store was asked for, as one JSON object.
-    pub fn json(&self, inodes: usize, store: &Costs) -> String {
-        let mut text = String::from("{\"requests\":{");
-        for (n, (name, count)) in NAMES.iter().zip(&self.counts).enumerate() {
-            let comma = if n == 0 { "" } else { "," };
-            let _ = write!(text, "{comma}\"{name}\":{}", count.load(Ordering::Relaxed));
-        }
-        let _ = write!(text, "}},\"inodes\":{inodes},\"store\":{}}}", store.json());
-        text
+    /// All counts, how many inodes the kernel holds, the bytes of memory that each cache takes, and what the store was asked
+    /// for, as one JSON object.
+    pub fn json(&self, inodes: usize, caches: &[(&str, usize)], store: &Costs) -> String {
+        let requests = NAMES.iter().zip(&self.counts).map(|(name, n)| (*name, n.load(Ordering::Relaxed)));
+        let caches = caches.iter().map(|(name, bytes)| (*name, *bytes as u64));
+        format!(
+            "{{\"requests\":{},\"inodes\":{inodes},\"caches\":{},\"store\":{}}}",
+            object(requests),
+            object(caches),
+            store.json()
+        )
     }
+}
+
+/// Numbers by their names, in JSON.
+fn object<'a>(numbers: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let fields: Vec<String> = numbers.map(|(name, n)| format!("\"{name}\":{n}")).collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 #[cfg(test)]
@@ -68,8 +75,13 @@ mod tests {
         counters.count(Kind::Lookup);
         counters.count(Kind::Lseek);
         counters.count(Kind::Lseek);
-        let json = counters.json(7, &Costs::default());
+        let json = counters.json(7, &[("frames", 9), ("index", 8)], &Costs::default());
         assert!(json.starts_with("{\"requests\":{\"lookup\":1,\"forget\":0,"), "{json}");
-        assert!(json.contains(",\"lseek\":2},\"inodes\":7,\"store\":{\"requests\":0,"), "{json}");
+        assert!(
+            json.contains(
+                ",\"lseek\":2},\"inodes\":7,\"caches\":{\"frames\":9,\"index\":8},\"store\":{\"requests\":0,"
+            ),
+            "{json}"
+        );
     }
 }

@@ -11,9 +11,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// Memory for decoded folders in bytes. A folder of 100,000 entries takes 50 MB, and is kept even if it
-/// alone is over. With what folders of all snapshots together take (`past.rs`), 64 MiB each for frames and for RocksDB, and 16 MiB
-/// for places in packs, all bounds together are 200 MiB: after 90 minutes they are full, and a mount is to stay below 256.
-const LISTINGS_BYTES: usize = 32 << 20;
+/// alone is over. With what folders of all snapshots together take (`past.rs`), 48 MiB for frames, 32 MiB for RocksDB, 12 MiB
+/// for places in packs and 8 MiB of extents all bounds together are 144 MiB. After an hour they are full, 55 MiB are needed beside
+/// them, the allocators take a fifth on top, and a mount is to stay below 256.
+const LISTINGS_BYTES: usize = 24 << 20;
 /// Roots of snapshots that are kept.
 const ROOTS: usize = 4096;
 /// After so many single names were looked up in a folder, all of it is decoded: by then it is cheaper.
@@ -24,7 +25,7 @@ const COUNTED_MAX: usize = 4096;
 /// A decoded folder.
 pub(super) struct Listing {
     /// Sorted by name.
-    pub entries: Vec<Entry>,
+    pub entries: Box<[Entry]>,
 }
 
 /// An entry, in its listing or alone.
@@ -59,12 +60,17 @@ impl Folders {
         }
     }
 
+    /// About the bytes of memory that the decoded ones take.
+    pub fn bytes(&self) -> usize {
+        self.listings.lock().cost()
+    }
+
     /// All entries of a folder.
     pub fn listing(&self, chunks: &dyn Chunks, tree: &ChunkId) -> Result<Arc<Listing>> {
         if let Some(listing) = self.listings.lock().get(tree) {
             return Ok(listing);
         }
-        let entries = tree::entries(chunks, tree)?;
+        let entries = tree::entries(chunks, tree)?.into_boxed_slice();
         let cost = entries.iter().map(cost).sum::<usize>() + size_of::<Listing>();
         let listing = Arc::new(Listing { entries });
         self.listings.lock().put(*tree, listing.clone(), cost);
@@ -137,5 +143,7 @@ pub(super) fn cost(entry: &Entry) -> usize {
         _ => 0,
     };
     let xattrs: usize = entry.xattrs.iter().map(|x| 64 + x.name.len() + content(&x.value)).sum();
-    size_of::<Entry>() + 64 + entry.name.len() + node + xattrs
+    let owners =
+        16 * usize::from(!entry.stat.user.is_empty()) + 16 * usize::from(!entry.stat.group.is_empty());
+    size_of::<Entry>() + 64 + entry.name.len() + owners + node + xattrs
 }

@@ -24,6 +24,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         Self { map: HashMap::new(), order: BTreeMap::new(), clock: 0, cost: 0, limit }
     }
 
+    /// What all entries cost together.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
     /// The value, which counts as used now.
     pub fn get(&mut self, key: &K) -> Option<V> {
         self.clock += 1;

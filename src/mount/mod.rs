@@ -140,6 +140,7 @@ pub fn mount(
     };
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let host = rustix::system::uname().nodename().to_bytes().to_vec();
+    let reader = repository.reader_keeping(Keep::All);
     let setting = Setting {
         names: options.names.clone(),
         inode_key: repository.inode_key(),
@@ -149,6 +150,10 @@ pub fn mount(
         owners: options.owners.clone(),
         unique_inodes: options.unique_inodes,
         store: repository.counts(),
+        caches: Box::new({
+            let reader = reader.clone();
+            move || reader.caches()
+        }),
     };
     let backing = Backing {
         source: repository.location(),
@@ -157,14 +162,6 @@ pub fn mount(
             .chain([repository.cache_dir().to_path_buf()])
             .collect(),
     };
-    serve::serve(
-        repository.reader_keeping(Keep::All),
-        setting,
-        options,
-        &backing,
-        Box::new(listed),
-        observer,
-        ready,
-    )
-    .doing(|| format!("mounting {} at {}", repository.location(), options.mountpoint.display()))
+    serve::serve(reader, setting, options, &backing, Box::new(listed), observer, ready)
+        .doing(|| format!("mounting {} at {}", repository.location(), options.mountpoint.display()))
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 
 /// Memory for the unions of folders, in bytes. One is kept even if it alone is over.
-const UNIONS_BYTES: usize = 16 << 20;
+const UNIONS_BYTES: usize = 12 << 20;
 /// Memory for single names, in bytes: those on the way to what is looked at.
 const NAMES_BYTES: usize = 8 << 20;
 
@@ -144,6 +144,11 @@ impl Past {
             })
             .collect();
         Self { caches, count: foreign.len() as u32, foreign }
+    }
+
+    /// About the bytes of memory that all of it takes.
+    pub fn bytes(&self) -> usize {
+        self.caches.names.lock().cost() + self.caches.unions.lock().cost()
     }
 
     /// What is known of a path.

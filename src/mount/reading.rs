@@ -25,6 +25,10 @@ impl Readers {
     pub fn new() -> Self {
         Self { open: Mutex::new(Lru::new(READERS)), extents: Arc::default() }
     }
+    /// About the bytes of memory that decoded pages of extents take.
+    pub fn bytes(&self) -> usize {
+        self.extents.bytes()
+    }
     /// The node is gone.
     pub fn remove(&self, ino: u64) {
         self.open.lock().remove(&ino);

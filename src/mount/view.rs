@@ -54,6 +54,8 @@ pub(super) struct Setting {
     pub unique_inodes: bool,
     /// What the store is asked for, for `user.pastfs.statistics`.
     pub store: Arc<Counts>,
+    /// The same for the bytes of memory that the caches below this room take, by their names.
+    pub caches: Box<dyn Fn() -> Vec<(&'static str, usize)> + Send + Sync>,
 }
 
 /// The snapshots that there are, and what was found out about them together. Another value when they change.
@@ -124,6 +126,17 @@ impl View {
             told: Mutex::default(),
             lost: AtomicBool::default(),
         }
+    }
+
+    /// The bytes of memory that each cache takes.
+    pub(super) fn caches(&self) -> Vec<(&'static str, usize)> {
+        let mut caches = (self.setting.caches)();
+        caches.extend([
+            ("folders", self.folders.bytes()),
+            ("extents", self.readers.bytes()),
+            ("views", self.sight().past.bytes()),
+        ]);
+        caches
     }
 
     /// Chunks, as the tree room takes them.

@@ -97,6 +97,7 @@ impl World {
             owners: Owners::new(owners).unwrap(),
             unique_inodes: false,
             store: std::sync::Arc::default(),
+            caches: Box::new(Vec::new),
         };
         let view = View::new(memory.clone(), setting, heard.clone());
         Self { memory, heard, view }

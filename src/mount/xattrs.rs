@@ -22,7 +22,8 @@ impl View {
             return match name {
                 OF_REPOSITORY if ino == ROOT => Ok(self.setting.repository.hex().into_bytes()),
                 STATISTICS if ino == ROOT => {
-                    Ok(self.counters.json(self.nodes.len(), &self.setting.store.costs()).into_bytes())
+                    let store = self.setting.store.costs();
+                    Ok(self.counters.json(self.nodes.len(), &self.caches(), &store).into_bytes())
                 }
                 _ => Err(Errno::ENODATA),
             };

@@ -168,6 +168,11 @@ impl Far {
         Self { store, near, keeps_data, pace: Pace::new(), state, arrived, work }
     }
 
+    /// Bytes of memory that frames take which were fetched and are not read yet.
+    pub fn held(&self) -> usize {
+        self.state.lock().bytes
+    }
+
     /// The bytes of a frame as they are stored.
     ///
     /// # Errors

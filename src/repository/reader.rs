@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-/// Default bound of the frames that are kept, in raw bytes. With RocksDB's 64 MiB and the folders that the
-/// mount keeps it leaves a mount below 256 MiB.
-const FRAMES_BYTES: usize = 64 << 20;
+/// Default bound of the frames that are kept, in raw bytes. With all the others that a mount has
+/// (`mount/folders.rs` has the sum) it leaves that below 256 MiB.
+const FRAMES_BYTES: usize = 48 << 20;
 /// Most ciphers of packs that are kept; opening one costs 0.1 ms.
 const CIPHERS_MAX: usize = 4096;
 /// Raw bytes of frames that are decoded ahead of who reads a pack in its order. Four frames of small files, or 40 of
@@ -263,6 +263,19 @@ impl Reader {
     /// cannot be reached.
     pub fn chunk(&self, space: Space, id: &ChunkId) -> Result<Bytes> {
         self.inner.chunk(space, id)
+    }
+
+    /// The bytes of memory that each cache takes on the way to a chunk, by its name.
+    pub fn caches(&self) -> Vec<(&'static str, usize)> {
+        let Inner { repository, frames, far, .. } = &*self.inner;
+        let (blocks, packs) = repository.index.get().map_or((0, 0), |(index, _)| index.held());
+        let frames = frames.lock().bytes;
+        vec![
+            ("frames", frames),
+            ("fetched", far.as_ref().map_or(0, Far::held)),
+            ("packs", packs),
+            ("index", blocks),
+        ]
     }
 
     /// Whether these bytes are the data chunk of this id.

@@ -30,6 +30,11 @@ struct Kept {
 }
 
 impl Extents {
+    /// Bytes of memory that they take.
+    pub fn bytes(&self) -> usize {
+        self.kept.lock().extents * size_of::<(u64, Extent)>()
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<Placed> {
         let kept = &mut *self.kept.lock();
         kept.clock += 1;
