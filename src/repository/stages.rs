@@ -47,8 +47,11 @@ const UPLOADS: usize = 2;
 const UPLOADS_FAR: usize = 4;
 /// Room that a pack's buffer has from the start: up to [`PACK_BYTES`], one frame more, and the table.
 const PACK_ROOM: usize = PACK_BYTES + (1 << 20);
-/// Frames that wait for each compressing thread.
-const FRAMES_WAITING: usize = 4;
+/// Raw bytes of frames, at least, that go to the next stage together: one of small files, or about 7 of a big file. While those
+/// were handed on one by one, half a megabyte waited at most, which was compressed while the reader waited for the disk once.
+const LOT_BYTES: usize = FRAME_SMALL / 2;
+/// Lots that wait for each compressing thread, and as many behind it: 2.5 MiB at most.
+const LOTS_WAITING: usize = 4;
 /// File records that wait for the next segment at most; more are dropped, which costs a second reading
 /// after a kill and nothing else.
 const RECORDS_MAX: usize = 200_000;
@@ -129,8 +132,11 @@ pub struct Stages {
     /// The index has yet to learn what others have added.
     is_behind: AtomicBool,
     frames: [OpenFrame; 3],
+    /// Full frames that have not been handed on yet, and how long they are together.
+    lot: Vec<RawFrame>,
+    lot_bytes: usize,
     /// None: a dry run, which stores nothing.
-    input: Option<Sender<RawFrame>>,
+    input: Option<Sender<Vec<RawFrame>>>,
     threads: Vec<JoinHandle<()>>,
     new_bytes: u64,
     /// Since it was asked for last.
@@ -161,11 +167,13 @@ impl Stages {
                 segment: Gauge::new("index"),
             },
         });
-        let (frames, threads) = Default::default();
+        let (frames, lot, threads) = Default::default();
         let mut stages = Self {
             shared,
             is_behind: AtomicBool::new(false),
             frames,
+            lot,
+            lot_bytes: 0,
             input: None,
             threads,
             new_bytes: 0,
@@ -179,8 +187,8 @@ impl Stages {
 
     fn run(&mut self, compression: Compression) -> Result<()> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let (input, frames) = bounded::<RawFrame>(cores * FRAMES_WAITING);
-        let (payloads_in, payloads) = bounded::<Payload>(cores * FRAMES_WAITING);
+        let (input, frames) = bounded::<Vec<RawFrame>>(cores * LOTS_WAITING);
+        let (payloads_in, payloads) = bounded::<Vec<Payload>>(cores * LOTS_WAITING);
         let is_far = self.shared.repository.store.nature().is_far;
         let uploads = if is_far { UPLOADS_FAR } else { UPLOADS };
         let (packs_in, packs) = bounded::<Finished>(0);
@@ -267,9 +275,16 @@ impl Stages {
         if open.chunks.is_empty() {
             return Ok(());
         }
-        let frame = RawFrame { space: frames.space(), raw: open.raw, chunks: open.chunks };
+        self.lot_bytes += open.raw.len();
+        self.lot.push(RawFrame { space: frames.space(), raw: open.raw, chunks: open.chunks });
+        if self.lot_bytes < LOT_BYTES { Ok(()) } else { self.hand_on() }
+    }
+
+    fn hand_on(&mut self) -> Result<()> {
+        let lot = std::mem::take(&mut self.lot);
+        self.lot_bytes = 0;
         let since = Instant::now();
-        let sent = self.input.as_ref().is_some_and(|i| i.send(frame).is_ok());
+        let sent = self.input.as_ref().is_some_and(|i| i.send(lot).is_ok());
         self.blocked += since.elapsed();
         if !sent || self.shared.failed.load(Ordering::Relaxed) {
             return Err(self.shared.failure());
@@ -332,6 +347,9 @@ impl Stages {
         for frames in Frames::ALL {
             self.end_frame(frames)?;
         }
+        if !self.lot.is_empty() {
+            self.hand_on()?;
+        }
         self.input = None;
         let ran = !self.threads.is_empty();
         for thread in self.threads.drain(..) {
@@ -360,17 +378,25 @@ impl Drop for Stages {
     }
 }
 
-fn compress(s: &Shared, mut compressor: Compressor, input: &Receiver<RawFrame>, out: &Sender<Payload>) {
+fn compress(
+    s: &Shared,
+    mut compressor: Compressor,
+    input: &Receiver<Vec<RawFrame>>,
+    out: &Sender<Vec<Payload>>,
+) {
     let mut watch = s.gauges.compress.watch();
-    for frame in input {
+    for lot in input {
         watch.lap(Did::Starve);
         if s.failed.load(Ordering::Relaxed) {
             continue;
         }
-        match compressor.payload(&frame.raw) {
-            Ok(payload) => {
+        let compressed = lot.into_iter().map(|RawFrame { space, raw, chunks }| {
+            compressor.payload(&raw).map(|payload| Payload { space, payload, chunks })
+        });
+        match compressed.collect() {
+            Ok(payloads) => {
                 watch.lap(Did::Work);
-                let _ = out.send(Payload { space: frame.space, payload, chunks: frame.chunks });
+                let _ = out.send(payloads);
                 watch.lap(Did::Block);
             }
             Err(e) => s.fail(e),
@@ -378,35 +404,37 @@ fn compress(s: &Shared, mut compressor: Compressor, input: &Receiver<RawFrame>, 
     }
 }
 
-fn pack(s: &Shared, input: &Receiver<Payload>, out: &Sender<Finished>, spare: &Receiver<Vec<u8>>) {
+fn pack(s: &Shared, input: &Receiver<Vec<Payload>>, out: &Sender<Finished>, spare: &Receiver<Vec<u8>>) {
     let cipher = Cipher::from_code(s.repository.config.cipher).unwrap_or_default();
     let keys = s.repository.keys.pack_keys(cipher);
     let mut open: [Option<PackWriter>; 2] = [None, None];
     let mut watch = s.gauges.pack.watch();
-    for frame in input {
+    for lot in input {
         watch.lap(Did::Starve);
-        if s.failed.load(Ordering::Relaxed) {
-            continue;
-        }
-        let slot = &mut open[usize::from(frame.space == Space::Trees)];
-        let mut pack = match slot.take() {
-            Some(pack) => pack,
-            None => match PackWriter::new(&keys, frame.space, room(spare)) {
-                Ok(pack) => pack,
-                Err(e) => {
-                    s.fail(e);
-                    continue;
-                }
-            },
-        };
-        pack.push(&frame.payload, &frame.chunks);
-        if pack.len() >= PACK_BYTES || pack.chunks() >= PACK_CHUNKS {
-            let finished = pack.finish();
-            watch.lap(Did::Work);
-            let _ = out.send(finished);
-            watch.lap(Did::Block);
-        } else {
-            *slot = Some(pack);
+        for frame in lot {
+            if s.failed.load(Ordering::Relaxed) {
+                break;
+            }
+            let slot = &mut open[usize::from(frame.space == Space::Trees)];
+            let mut pack = match slot.take() {
+                Some(pack) => pack,
+                None => match PackWriter::new(&keys, frame.space, room(spare)) {
+                    Ok(pack) => pack,
+                    Err(e) => {
+                        s.fail(e);
+                        break;
+                    }
+                },
+            };
+            pack.push(&frame.payload, &frame.chunks);
+            if pack.len() >= PACK_BYTES || pack.chunks() >= PACK_CHUNKS {
+                let finished = pack.finish();
+                watch.lap(Did::Work);
+                let _ = out.send(finished);
+                watch.lap(Did::Block);
+            } else {
+                *slot = Some(pack);
+            }
         }
         watch.lap(Did::Work);
     }
