@@ -130,7 +130,8 @@ fn parse_subset(text: &str) -> std::result::Result<Subset, String> {
 /// `packs/3f/3f2a…: it is missing; 31 chunks are lost; hits /home/ana/x in snapshot 1a2b3c4d, and 3 more; to do: copy …`
 fn line(f: &Finding) -> String {
     let mut text = format!("{}: {}", f.object, words::harmless(&f.what));
-    if f.lost > f.chunks.len() as u64 {
+    let is_missed = !f.files.is_empty() || !f.object.starts_with("packs/");
+    if is_missed && f.lost > f.chunks.len() as u64 {
         text.push_str(&format!("; {} lost", words::counted(f.lost, "chunk is", "chunks are")));
     }
     if !f.files.is_empty() {
@@ -145,8 +146,10 @@ fn line(f: &Finding) -> String {
             0 => {}
             more => text.push_str(&format!(", and {} more", words::count(more))),
         }
-    } else if f.object.starts_with("packs/") && f.lost > 0 {
-        text.push_str("; no file of a snapshot is hit");
+    } else if !is_missed && f.lost > 0 {
+        // They lie elsewhere too, or nobody needs them.
+        let chunks = words::counted(f.lost, "chunk", "chunks");
+        text.push_str(&format!("; no file of a snapshot misses its {chunks}"));
     }
     text.push_str("; to do: ");
     text.push_str(&words::harmless(&f.advice));

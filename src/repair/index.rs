@@ -93,9 +93,10 @@ pub fn index(
     let retired = remembered(repository)?;
     let survey = repository.survey(stop)?;
     refuse_empty(repository, &survey)?;
-    let (again, unused) = part(&survey, &retired);
+    let again = retired_before(&survey, &retired);
     let mut strays = Strays { disputed: repository.disputed(&survey, stop)?, ..Strays::default() };
-    let unused = [unused, sizes(&survey, &strays.disputed)].concat();
+    // Those that are retired again as well: until a prune has moved it, what is needed may lie there alone.
+    let unused = [survey.unused.clone(), sizes(&survey, &strays.disputed)].concat();
     let bytes: u64 = unused.iter().map(|(_, size)| size).sum();
     let files = survey.objects - survey.stored_packs + unused.len() as u64 + survey.snapshots.len() as u64;
     observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
@@ -180,13 +181,11 @@ fn refuse_empty(repository: &Repository, survey: &Survey) -> Result<()> {
     }
 }
 
-/// What was retired before, and is so again, and what is to be read.
-fn part(survey: &Survey, retired: &HashMap<PackId, Retired>) -> (Vec<Retired>, Vec<(PackId, u64)>) {
+/// What was retired before, and is so again.
+fn retired_before(survey: &Survey, retired: &HashMap<PackId, Retired>) -> Vec<Retired> {
     let listed = survey.packs.iter().filter(|(_, p)| !p.retired).map(|(id, _)| id);
     let there = listed.chain(survey.unused.iter().map(|(id, _)| id));
-    let again = there.filter_map(|id| retired.get(id)).copied().collect();
-    let unused = survey.unused.iter().filter(|(id, _)| !retired.contains_key(id)).copied().collect();
-    (again, unused)
+    there.filter_map(|id| retired.get(id)).copied().collect()
 }
 
 fn take(

@@ -1,6 +1,6 @@
 //! Giving space back: beside readers and writers, in two steps, and never what a snapshot needs.
 
-use super::scene::{Draw, Scene, same_trees};
+use super::scene::{Draw, Scene, let_files_settle, same_trees};
 use pastfs::event::{Observer, Silent, Stop};
 use pastfs::prune::{self, Options, Report, Unused};
 use pastfs::repository::{Credential, OpenOptions, Repository, Sweep};
@@ -219,22 +219,47 @@ fn what_is_at_work_without_a_lease_says_what_it_is() {
     assert!(Sweep::begin(&repository, b"h", false, "something").is_err());
 }
 
-#[test]
-fn a_snapshot_comes_back_whole_after_its_packs_were_retired() {
-    let (scene, ids) = two("prune-undo");
+/// Two snapshots, the first of which was forgotten, and brought back after what it alone needs was retired; their ids, and what
+/// is in the first.
+fn brought_back(name: &str) -> (Scene, Vec<String>, PathBuf) {
+    let (scene, ids) = two(name);
     let first = scene.restore(&ids[0]);
     scene.run(["forget", &ids[0]]).ok();
-    age(&scene, 2 * HOUR);
+    age(&scene, 48 * HOUR);
     // The packs are old enough; the note, which is younger, is not.
     for note in scene.objects().iter().filter(|p| p.starts_with("notes")) {
         let file = File::options().write(true).open(scene.repository().join(note)).unwrap();
         file.set_modified(SystemTime::now()).unwrap();
     }
-    let run = prune_after(&scene, HOUR as i64).unwrap();
-    assert_eq!(run.snapshots, 0);
-    assert!(run.retired > 0, "{run:?}");
+    let run = scene.run(["prune", "--max-unused", "0%"]).ok();
+    let told = run.text();
+    assert!(told.contains("deleted 0 snapshots and 0 packs") && !told.contains("retired 0 packs"), "{told}");
     scene.run(["forget", "--undo", &ids[0]]).ok();
     same_trees(&first, &scene.restore(&ids[0]));
+    (scene, ids, first)
+}
+
+#[test]
+fn what_lies_in_retired_packs_alone_is_found_when_the_index_is_rebuilt() {
+    let (scene, ids, first) = brought_back("prune-rebuilt");
+    // With it the cache is written, which knows then what is retired.
+    fs::write(scene.source().join("more"), Draw(9).bytes(100_000)).unwrap();
+    let_files_settle();
+    scene.backup(&[]);
+    fs::remove_dir_all(scene.repository().join("index")).unwrap();
+    let summary = scene.run(["repair", "index", "--json"]).ok().json();
+    assert!(summary["retired_again"].as_u64() > Some(0), "{summary}");
+    same_trees(&first, &scene.restore(&ids[0]));
+    let run = prune_after(&scene, 0).unwrap();
+    assert!(run.moved.0 > 0, "{run:?}");
+    prune_after(&scene, 0).unwrap();
+    same_trees(&first, &scene.restore(&ids[0]));
+    scene.run(["check", "--read-data"]).ok();
+}
+
+#[test]
+fn a_snapshot_comes_back_whole_after_its_packs_were_retired() {
+    let (scene, ids, first) = brought_back("prune-undo");
     // What the next runs delete is moved out before, as it is needed again.
     let run = prune_after(&scene, 0).unwrap();
     assert!(run.deleted.0 > 0 && run.moved.0 > 0, "{run:?}");
