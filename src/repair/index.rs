@@ -93,10 +93,9 @@ pub fn index(
     let retired = remembered(repository)?;
     let survey = repository.survey(stop)?;
     refuse_empty(repository, &survey)?;
-    let again = retired_before(&survey, &retired);
+    let (again, unused) = part(&survey, &retired);
     let mut strays = Strays { disputed: repository.disputed(&survey, stop)?, ..Strays::default() };
-    // Those that are retired again as well: until a prune has moved it, what is needed may lie there alone.
-    let unused = [survey.unused.clone(), sizes(&survey, &strays.disputed)].concat();
+    let unused = [unused, sizes(&survey, &strays.disputed)].concat();
     let bytes: u64 = unused.iter().map(|(_, size)| size).sum();
     let files = survey.objects - survey.stored_packs + unused.len() as u64 + survey.snapshots.len() as u64;
     observer.event(Event::Planned { files, bytes: survey.bytes + bytes });
@@ -146,9 +145,8 @@ pub fn index(
             }
         }
     }
-    if !dry_run {
-        let survey = repository.survey(stop)?;
-        report.losses = losses(repository, &survey, observer, stop)?;
+    if let Some(sweep) = &sweep {
+        report.losses = lacking(repository, sweep, &mut report, observer, stop)?;
         repository.note_lost(&report.losses.chunks)?;
     }
     report.seconds = clock::now().seconds_since(began);
@@ -181,11 +179,48 @@ fn refuse_empty(repository: &Repository, survey: &Survey) -> Result<()> {
     }
 }
 
-/// What was retired before, and is so again.
-fn retired_before(survey: &Survey, retired: &HashMap<PackId, Retired>) -> Vec<Retired> {
+/// What was retired before, and is so again, and what is to be read.
+fn part(survey: &Survey, retired: &HashMap<PackId, Retired>) -> (Vec<Retired>, Vec<(PackId, u64)>) {
     let listed = survey.packs.iter().filter(|(_, p)| !p.retired).map(|(id, _)| id);
     let there = listed.chain(survey.unused.iter().map(|(id, _)| id));
-    there.filter_map(|id| retired.get(id)).copied().collect()
+    let again = there.filter_map(|id| retired.get(id)).copied().collect();
+    let unused = survey.unused.iter().filter(|(id, _)| !retired.contains_key(id)).copied().collect();
+    (again, unused)
+}
+
+/// What snapshots lack. What of it lies in retired packs that no segment names any more is found again before: a snapshot that was
+/// brought back may need it, until a prune has moved it. All other retired packs are garbage, and not read.
+fn lacking(
+    repository: &Arc<Repository>,
+    sweep: &Sweep,
+    report: &mut IndexReport,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop,
+) -> Result<Losses> {
+    loop {
+        let survey = repository.survey(stop)?;
+        let losses = losses(repository, &survey, observer, stop)?;
+        if losses.chunks.is_empty() {
+            return Ok(losses);
+        }
+        let mut found = Strays::default();
+        read_strays(repository, &survey.nameless, observer, stop, &mut |id, read| {
+            let is_wanted = match &read {
+                Ok(stray) => stray.holds(&losses.chunks),
+                Err(unreadable) => !unreadable.is_damaged,
+            };
+            if is_wanted {
+                take(report, &mut found, id, read);
+            }
+            Ok(())
+        })?;
+        let named = found.whole.len() as u64;
+        adopt(repository, Some(sweep), &mut found.whole, stop)?;
+        // With a folder that is found again come chunks below it that nobody could look for before.
+        if named + salvage(sweep, &found, report, stop)? == 0 {
+            return Ok(losses);
+        }
+    }
 }
 
 fn take(
@@ -247,23 +282,25 @@ fn adopt(
     }
 }
 
-/// Stores what is whole of damaged strays in new packs.
-fn salvage(sweep: &Sweep, strays: &Strays, report: &mut IndexReport, stop: &Stop) -> Result<()> {
+/// Stores what is whole of damaged strays in new packs: how many chunks.
+fn salvage(sweep: &Sweep, strays: &Strays, report: &mut IndexReport, stop: &Stop) -> Result<u64> {
     if strays.damaged.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let absent: HashSet<PackId> = report.absent.iter().copied().collect();
     let mut mover = Mover::begin(sweep, absent, Compression::default(), stop.clone())?;
+    let mut saved = 0;
     for stray in &strays.damaged {
         let info = Arc::new(stray.info());
         mover.plan(&info, stray.frames());
         let moved = mover.take(&info, stray.frames(), |_| Ok(true))?;
+        saved += moved.chunks;
         if let Some(told) = report.damaged.iter_mut().find(|d| d.pack == info.id) {
             told.saved = moved.chunks;
         }
     }
     mover.finish()?;
-    Ok(())
+    Ok(saved)
 }
 
 type Outcome = std::result::Result<Stray, Unreadable>;

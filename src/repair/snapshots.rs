@@ -148,7 +148,7 @@ fn look_before(
     stop: &Stop,
 ) -> Result<()> {
     let mut is_torn = survey.flaws.iter().any(|f| f.object.starts_with("index/"));
-    for (id, size) in &survey.unused {
+    for (id, size) in survey.unused.iter().chain(&survey.nameless) {
         if is_torn {
             break;
         }

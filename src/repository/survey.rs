@@ -65,6 +65,9 @@ pub struct Survey {
     pub packs: BTreeMap<PackId, Promise>,
     /// Bytes of packs that no segment names, each: a backup may be about to, or was killed.
     pub unused: Vec<(PackId, u64)>,
+    /// The same of packs that are retired and that no segment names any more. What snapshots need may lie there alone, as a
+    /// prune has not moved it yet; as a rule they are garbage.
+    pub nameless: Vec<(PackId, u64)>,
     /// Packs that are there, and whose parity is not, or is damaged as far as can be told without reading them.
     pub parity: Vec<(PackId, Error)>,
     /// Packs of which segments say different things, by the word of keys that count.
@@ -247,6 +250,7 @@ impl Repository {
                         None => survey.foreign(name),
                         Some(id) => match survey.packs.get_mut(&id) {
                             None => survey.unused.push((id, object.size)),
+                            Some(p) if p.retired && p.size == 0 => survey.nameless.push((id, object.size)),
                             Some(p) if p.size == object.size => p.found = Found::Whole,
                             Some(p) => p.found = Found::Sized(object.size),
                         },

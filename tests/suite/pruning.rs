@@ -239,22 +239,35 @@ fn brought_back(name: &str) -> (Scene, Vec<String>, PathBuf) {
     (scene, ids, first)
 }
 
+/// All segments are gone, and this machine remembers what was retired; or those alone are that name the packs.
 #[test]
 fn what_lies_in_retired_packs_alone_is_found_when_the_index_is_rebuilt() {
-    let (scene, ids, first) = brought_back("prune-rebuilt");
-    // With it the cache is written, which knows then what is retired.
-    fs::write(scene.source().join("more"), Draw(9).bytes(100_000)).unwrap();
-    let_files_settle();
-    scene.backup(&[]);
-    fs::remove_dir_all(scene.repository().join("index")).unwrap();
-    let summary = scene.run(["repair", "index", "--json"]).ok().json();
-    assert!(summary["retired_again"].as_u64() > Some(0), "{summary}");
-    same_trees(&first, &scene.restore(&ids[0]));
-    let run = prune_after(&scene, 0).unwrap();
-    assert!(run.moved.0 > 0, "{run:?}");
-    prune_after(&scene, 0).unwrap();
-    same_trees(&first, &scene.restore(&ids[0]));
-    scene.run(["check", "--read-data"]).ok();
+    for all_are_lost in [true, false] {
+        let (scene, ids, first) = brought_back("prune-rebuilt");
+        let segments =
+            || -> Vec<PathBuf> { scene.objects().into_iter().filter(|p| p.starts_with("index")).collect() };
+        if all_are_lost {
+            // With it the cache is written, which knows then what is retired.
+            fs::write(scene.source().join("more"), Draw(9).bytes(100_000)).unwrap();
+            let_files_settle();
+            scene.backup(&[]);
+        }
+        let newest = segments()
+            .into_iter()
+            .max_by_key(|s| fs::metadata(scene.repository().join(s)).unwrap().modified().unwrap());
+        for segment in segments().iter().filter(|s| all_are_lost || Some(*s) != newest.as_ref()) {
+            fs::remove_file(scene.repository().join(segment)).unwrap();
+        }
+        assert_ne!(scene.run(["restore", &ids[0], "--target", "/nowhere/to/be", "-n"]).code, Some(0));
+        let summary = scene.run(["repair", "index", "--json"]).ok().json();
+        assert_eq!(summary["retired_again"].as_u64() > Some(0), all_are_lost, "{summary}");
+        same_trees(&first, &scene.restore(&ids[0]));
+        let run = prune_after(&scene, 0).unwrap();
+        assert!(run.moved.0 > 0, "{run:?}");
+        prune_after(&scene, 0).unwrap();
+        same_trees(&first, &scene.restore(&ids[0]));
+        scene.run(["check", "--read-data"]).ok();
+    }
 }
 
 #[test]
