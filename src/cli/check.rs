@@ -149,7 +149,7 @@ fn line(f: &Finding) -> String {
     } else if !is_missed && f.lost > 0 {
         // They lie elsewhere too, or nobody needs them.
         let chunks = words::counted(f.lost, "chunk", "chunks");
-        text.push_str(&format!("; no file of a snapshot misses its {chunks}"));
+        text.push_str(&format!("; no file is known that misses its {chunks}"));
     }
     text.push_str("; to do: ");
     text.push_str(&words::harmless(&f.advice));

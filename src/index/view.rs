@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Bytes of memory for packs that are kept decoded: about 6 KiB for a full one, 2,000 of them or 64 GB.
+/// Bytes of memory for packs that are kept decoded: 10 to 45 KiB for a full one, so those of some 10 GB at least.
 const PACKS_BYTES: usize = 12 << 20;
 
 /// A segment that is not in the database yet.
@@ -229,7 +229,7 @@ impl PackCache {
             state.bytes -= cost(&old);
         }
         if state.bytes > PACKS_BYTES {
-            // The older half goes; once in thousands of times, so that it costs nothing.
+            // The older half goes; once in hundreds of times, so that it costs nothing.
             let mut ticks: Vec<u64> = state.packs.values().map(|(_, used)| *used).collect();
             let middle = ticks.len() / 2;
             let (_, median, _) = ticks.select_nth_unstable(middle);

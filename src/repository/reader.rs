@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 const FRAMES_BYTES: usize = 48 << 20;
 /// Most ciphers of packs that are kept; opening one costs 0.1 ms.
 const CIPHERS_MAX: usize = 4096;
-/// Raw bytes of frames that are decoded ahead of who reads a pack in its order. Four frames of small files, or 40 of
+/// Raw bytes of frames that are decoded ahead of who reads a pack in its order. Three frames of small files, or 40 of
 /// a big one: enough for two cores to be a READ of the kernel (1 MiB) ahead.
 const AHEAD_BYTES: u32 = 2 << 20;
 /// Most frames that wait to be fetched ahead; more are not taken.

@@ -50,7 +50,7 @@ const PACK_ROOM: usize = PACK_BYTES + (1 << 20);
 /// Raw bytes of frames, at least, that go to the next stage together: one of small files, or about 7 of a big file. While those
 /// were handed on one by one, half a megabyte waited at most, which was compressed while the reader waited for the disk once.
 const LOT_BYTES: usize = FRAME_SMALL / 2;
-/// Lots that wait for each compressing thread, and as many behind it: 2.5 MiB at most.
+/// Lots that wait for each compressing thread, and as many behind it: 2.5 MiB as a rule, 3.75 where small and big files take turns.
 const LOTS_WAITING: usize = 4;
 /// File records that wait for the next segment at most; more are dropped, which costs a second reading
 /// after a kill and nothing else.
