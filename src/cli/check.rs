@@ -147,7 +147,7 @@ fn line(f: &Finding) -> String {
             more => text.push_str(&format!(", and {} more", words::count(more))),
         }
     } else if !is_missed && f.lost > 0 {
-        // They lie elsewhere too, or nobody needs them.
+        // They lie elsewhere too, or nobody needs them, or (--vouch) nobody has looked who does.
         let chunks = words::counted(f.lost, "chunk", "chunks");
         text.push_str(&format!("; no file is known that misses its {chunks}"));
     }

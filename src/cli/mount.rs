@@ -45,7 +45,8 @@ const REFRESH_FAR: u32 = 60;
 ///
 /// The mounted folder itself answers extended attributes that are never listed: `user.pastfs.repository` is the id of the
 /// repository, and `user.pastfs.statistics` tells in JSON how many requests of each kind the kernel has sent, how many
-/// inodes it holds, how many bytes of memory each of its caches takes, and what the store was asked for. The folder of a snapshot answers `user.pastfs.snapshot`, its id.
+/// inodes it holds, how many bytes of memory each of its caches takes, and what the store was asked for. The folder of a
+/// snapshot answers `user.pastfs.snapshot`, its id.
 #[derive(clap::Args)]
 pub struct Mount {
     /// An empty folder

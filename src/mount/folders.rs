@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 /// Memory for decoded folders in bytes. A folder of 100,000 entries takes 50 MB, and is kept even if it
 /// alone is over. With what folders of all snapshots together take (`past.rs`), 48 MiB for frames, 32 MiB for RocksDB, 12 MiB
-/// for places in packs and 8 MiB of extents all bounds together are 144 MiB. After an hour they are full, 55 MiB are needed beside
-/// them, the allocators take a fifth on top, and a mount is to stay below 256.
+/// for places in packs and 8 MiB of extents all bounds together are 144 MiB, and of a far repository 64 MiB more for what was
+/// fetched ahead. After an hour they are full, 55 MiB are needed beside them, and the allocators take a fifth on top: 256 MiB is what a
+/// mount of a near repository is to stay below.
 const LISTINGS_BYTES: usize = 24 << 20;
 /// Roots of snapshots that are kept.
 const ROOTS: usize = 4096;

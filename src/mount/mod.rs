@@ -50,7 +50,7 @@ use std::time::Duration;
 use view::Setting;
 
 /// The default of [`Options::max_inodes`]: a walk over six snapshots of a kernel tree fits. Each takes about 180 bytes
-/// here (100 MB in all, which leaves a mount below 256 MiB), and 1 KB in the kernel.
+/// here, 90 MB if the kernel holds them all, beside what the caches take (`folders.rs`), and 1 KB in the kernel.
 pub const MAX_INODES: usize = 500_000;
 
 /// How to mount.

@@ -103,14 +103,8 @@ pub fn index(
     if let Some(sweep) = &mut sweep {
         sweep.retire_again(&again)?;
     }
-    read_strays(repository, &unused, observer, stop, &mut |id, read| {
-        take(&mut report, &mut strays, id, read);
-        match strays.whole.len() >= ADOPTED_AT_ONCE {
-            true => adopt(repository, sweep.as_ref(), &mut strays.whole, stop),
-            false => Ok(()),
-        }
-    })?;
-    adopt(repository, sweep.as_ref(), &mut strays.whole, stop)?;
+    let reading = Reading { repository, sweep: sweep.as_ref(), observer, stop };
+    reading.name_again(&unused, &mut report, &mut strays, |_, _, _| true)?;
     if let (Some(sweep), false) = (&mut sweep, strays.settled.is_empty()) {
         for id in repository.settle(sweep, &strays.settled, stop)? {
             let advice = "another one has taken its place, and this command deletes it an hour from now: run it again then";
@@ -204,22 +198,50 @@ fn lacking(
             return Ok(losses);
         }
         let mut found = Strays::default();
-        read_strays(repository, &survey.nameless, observer, stop, &mut |id, read| {
-            let is_wanted = match &read {
-                Ok(stray) => stray.holds(&losses.chunks),
-                Err(unreadable) => !unreadable.is_damaged,
-            };
-            if is_wanted {
-                take(report, &mut found, id, read);
+        let named = report.adopted.0;
+        let reading = Reading { repository, sweep: Some(sweep), observer, stop };
+        reading.name_again(&survey.nameless, report, &mut found, |report, id, read| match read {
+            Ok(stray) => stray.holds(&losses.chunks),
+            // Told once, however often it is tried.
+            Err(unreadable) => {
+                !unreadable.is_damaged && report.left.iter().all(|(name, ..)| *name != name_of(id))
             }
-            Ok(())
         })?;
-        let named = found.whole.len() as u64;
-        adopt(repository, Some(sweep), &mut found.whole, stop)?;
         // With a folder that is found again come chunks below it that nobody could look for before.
-        if named + salvage(sweep, &found, report, stop)? == 0 {
+        if salvage(sweep, &found, report, stop)? == 0 && report.adopted.0 == named {
             return Ok(losses);
         }
+    }
+}
+
+/// Packs that no segment names are read by this; without a sweep nothing is written.
+struct Reading<'a> {
+    repository: &'a Arc<Repository>,
+    sweep: Option<&'a Sweep>,
+    observer: &'a Arc<dyn Observer>,
+    stop: &'a Stop,
+}
+
+impl Reading<'_> {
+    /// Names again those that are whole, a few at a time as a segment has a limit, and takes note of all others; of
+    /// those alone that are `wanted`, once they were read.
+    fn name_again(
+        &self,
+        packs: &[(PackId, u64)],
+        report: &mut IndexReport,
+        strays: &mut Strays,
+        wanted: impl Fn(&IndexReport, &PackId, &Outcome) -> bool,
+    ) -> Result<()> {
+        read_strays(self.repository, packs, self.observer, self.stop, &mut |id, read| {
+            if wanted(report, &id, &read) {
+                take(report, strays, id, read);
+            }
+            match strays.whole.len() >= ADOPTED_AT_ONCE {
+                true => adopt(self.repository, self.sweep, &mut strays.whole, self.stop),
+                false => Ok(()),
+            }
+        })?;
+        adopt(self.repository, self.sweep, &mut strays.whole, self.stop)
     }
 }
 

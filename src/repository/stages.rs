@@ -31,8 +31,9 @@ const PACK_BYTES: usize = 32 << 20;
 /// segment far below the limit of 64 MiB, however well chunks compress.
 const PACK_CHUNKS: usize = 65_536;
 /// Raw bytes of a frame of small files and of trees: better ratio, and one decrypt for many files (bench: 128 MB at 512 KiB
-/// against 150 MB at 64 KiB, of 909 MB). A source tree is 3.4 % larger at 256 KiB than at 512, 0.9 % smaller at 640 and 2.0 % at 1 MiB, which a reader
-/// of one small file would pay for with more decoding; a dictionary would save 0.5 to 1.4 % (benches/README.md).
+/// against 150 MB at 64 KiB, of 909 MB). A source tree is 3.4 % larger at 256 KiB than at 512, 0.9 % smaller at 640 and
+/// 2.0 % at 1 MiB, which a reader of one small file would pay for with more decoding; a dictionary would save 0.5 to 1.4 %
+/// (benches/README.md).
 const FRAME_SMALL: usize = 640 << 10;
 /// Raw bytes of a frame of a big file: a random read decodes no more than this. 128 KiB would save 1 to 6 % of databases, images and
 /// mail, and 0 % of source (benches/README.md), and double what a random read decodes.
