@@ -7,7 +7,7 @@
 # Each row of work is done by all programs in turns, RUNS times (3), each time with a fresh mount, and with everything
 # written back and dropped from memory before; the median is told, in seconds or what the row says. Needs root, for
 # that; perl, rsync, fusermount3, and about three times the size of the trees in BENCH_DIR, which must be a folder on the
-# disk of the trees. The repositories stay there, and are used again by the next call.
+# disk of the trees, and that of TREE for each program and run of cp more. The repositories stay there, and are used again by the next call.
 #
 #   PASTFS=FILE     the program (pastfs)                PROGRAMS="pastfs restic files"   only these
 #   RUNS=N          how many times (3)                  ROWS="find random"               only these
@@ -90,7 +90,7 @@ stop() { # PROGRAM
   wait $DAEMON 2>/dev/null || true
   DAEMON=
 }
-trap '[ -z "$DAEMON" ] || { umount -l "$MNT"; kill $DAEMON; } 2>/dev/null' EXIT
+trap '[ -z "$DAEMON" ] || { umount -l "$MNT"; kill $DAEMON; } 2>/dev/null; rm -rf "$BENCH_DIR/aside"' EXIT
 
 timed() { # ROW PROGRAM COMMAND...
   local row=$1 program=$2 began code=0
@@ -131,7 +131,7 @@ row() { # ROW PROGRAM RUN
       timed cat "$p" cat "$(at "$p" 3)/$FILE"
       case " $ROWS " in *" again "*) timed again "$p" cat "$(at "$p" 3)/$FILE" ;; esac ;;
     random) note random "$p" "$(random "$(at "$p" 3)/$FILE" "$3" || echo 0)" ;;
-    cp) timed cp "$p" cp -r "$(at "$p" 1)/." "$BENCH_DIR/copy"; rm -rf "$BENCH_DIR/copy" ;;
+    cp) timed cp "$p" cp -r "$(at "$p" 1)/." "$BENCH_DIR/copy"; aside "$BENCH_DIR/copy" ;;
     diff) timed diff "$p" diff -r "$(at "$p" 1)/" "$(at "$p" 2)/" ;;
     *) echo "there is no row $1" >&2; exit 2 ;;
   esac

@@ -27,7 +27,7 @@ if [ -z "${BENCH_DIR:-}" ]; then
   BENCH_DIR=$(mktemp -d "${TMPDIR:-/tmp}/pastfs-bench.XXXXXX")
   REMOVE=$BENCH_DIR
 fi
-mkdir -p "$BENCH_DIR"
+mkdir -p "$BENCH_DIR/aside"
 BENCH_DIR=$(realpath "$BENCH_DIR")
 if [ -z "${PROGRAMS:-}" ]; then
   PROGRAMS=pastfs
@@ -39,7 +39,7 @@ TO_FAR=${FAR[1]} FROM_FAR=${FAR[0]}
 ended() {
   exec {TO_FAR}>&- || true
   umount -l "$BENCH_DIR/mnt" 2>/dev/null || true
-  [ -z "${REMOVE:-}" ] || rm -rf "$REMOVE"
+  rm -rf "${REMOVE:-$BENCH_DIR/aside}"
 }
 trap ended EXIT
 read -r -u "$FROM_FAR" line || { cat "$BENCH_DIR/far.log" >&2; exit 1; }
@@ -122,7 +122,8 @@ export -f to_back_up to_restore to_copy_out
 measured() {
   case " backup $ROWS " in *" $1 "*) ;; *) return 0 ;; esac
   local asked
-  rm -rf "$BENCH_DIR/restored"
+  # Not removed now: ext4 would look at each of its inodes again for a minute (see aside in programs.sh).
+  [ ! -e "$BENCH_DIR/restored" ] || mv "$BENCH_DIR/restored" "$(mktemp -d "$BENCH_DIR/aside/XXXXXX")"
   echo >&"$TO_FAR"
   read -r -u "$FROM_FAR" asked
   if ! "$HERE/measure.py" "$BENCH_DIR/used" bash -c "$3 $2" >"$BENCH_DIR/out" 2>&1; then

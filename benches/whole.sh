@@ -13,7 +13,7 @@
 #   PASTFS=FILE   the program (pastfs)               PROGRAMS="pastfs restic"   only these
 #   ROUNDS=N      how many (3)                       ROWS="tree check"          only rows that begin so; first backups always run
 #   BENCH_MB=N    size of the tree in MB (64; 1300 is about a kernel): 150 tiny files for each MB, and a big file of 2 MiB for each
-#   BENCH_DIR=DIR where to work (a new folder below that for temporary files, removed at the end); needs 15 MB for each of BENCH_MB
+#   BENCH_DIR=DIR where to work (a new folder below that for temporary files, removed at the end); needs 40 MB for each of BENCH_MB
 #   WARM=1        nothing is dropped from memory
 set -euo pipefail
 
@@ -25,6 +25,8 @@ command -v python3 >/dev/null || { echo "python3 is missing, which makes the dat
 if [ -z "${BENCH_DIR:-}" ]; then
   BENCH_DIR=$(mktemp -d "${TMPDIR:-/tmp}/pastfs-bench.XXXXXX")
   trap 'rm -rf "$BENCH_DIR"' EXIT
+else
+  trap 'rm -rf "$BENCH_DIR/aside"' EXIT
 fi
 . "$HERE/programs.sh"
 PROGRAMS=${PROGRAMS:-$(installed pastfs restic rustic borg bupstash | xargs)}
@@ -94,7 +96,7 @@ back_up() {
 restored() {
   local program target=$BENCH_DIR/restored there
   for program in $PROGRAMS; do
-    rm -rf "$target"
+    aside "$target"
     mkdir "$target"
     to_restore "$program" "$3" "$target"
     cold
@@ -104,7 +106,7 @@ restored() {
     diff -rq --no-dereference "$SRC/$2" "$there" >"$BENCH_DIR/out" 2>&1 ||
       { echo "what $program restored is not what was saved:"; head -5 "$BENCH_DIR/out"; } >&2
   done
-  rm -rf "$target"
+  aside "$target"
 }
 
 for ((round = 1; round <= ROUNDS; round++)); do
@@ -128,6 +130,7 @@ for ((round = 1; round <= ROUNDS; round++)); do
   ! wanted restore-tree || restored restore-tree tree tree1
   ! wanted restore-many || restored restore-many many many1
   ! wanted restore-big || restored restore-big big big1
+  [ "$round" = "$ROUNDS" ] || forgotten
   if wanted check; then
     for program in $PROGRAMS; do
       to_check "$program"
