@@ -280,7 +280,13 @@ impl Home {
         let db = DB::open_as_secondary(&self.options(), self.dir.join(name), nest.path.clone())
             .map_err(|e| trouble(self.doing("opening"), e))?;
         let dir = self.path_of(name);
-        Ok(Reader { base: Base { db }, name: name.to_owned(), dir, looked_up: AtomicU32::new(0), _nest: nest })
+        Ok(Reader {
+            base: Base { db },
+            name: name.to_owned(),
+            dir,
+            looked_up: AtomicU32::new(0),
+            _nest: nest,
+        })
     }
 
     /// Opens the database `name` for writing.

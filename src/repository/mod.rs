@@ -437,7 +437,6 @@ fn unlock(
     failed.map_or(Ok(None), Err)
 }
 
-/// The config of the highest of these ascending numbers that proves; those above it are told.
 /// The id that the newest of these configs claims, before anything is proven.
 fn claimed_by(store: &dyn Store, numbers: &[u64]) -> Result<RepositoryId> {
     let place = store.location();
@@ -451,6 +450,7 @@ fn claimed_by(store: &dyn Store, numbers: &[u64]) -> Result<RepositoryId> {
     config.map(|c| c.repository).doing(|| format!("reading {name} of {place}"))
 }
 
+/// The config of the highest of these ascending numbers that proves; those above it are told.
 fn newest_config(
     store: &dyn Store,
     keys: &Keyring,

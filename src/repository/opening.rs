@@ -3,7 +3,8 @@
 //!
 //! A slot is named by its hash, a config is signed, and neither ever changes: a copy is as good as the object. That they
 //! are still there is asked of the store each time: which configs there are (a rotation of keys adds one), and whether the slot
-//! that opened the last time is (`pastfs key remove`). So an opening costs two requests, which go side by side.
+//! that opened the last time is (`pastfs key remove`). So an opening costs two requests, which go side by side, and the first
+//! one of all four, two by two.
 
 use super::keyring::Keyring;
 use super::slots::{Credential, Slots, read_slots, slot_name};
@@ -19,8 +20,8 @@ use crate::storage::{Listed, Nature, Store};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Copies that are kept for one place; more begin anew. Of an ordinary repository there are two.
 const COPIES_MAX: usize = 64;
@@ -38,25 +39,32 @@ pub(super) fn opened(
     observer: &Arc<dyn Observer>,
 ) -> Result<(SlotId, Keyring, Config)> {
     let copies = Copies::of(store, cache);
-    let (numbers, last) = std::thread::scope(|scope| {
-        let last = scope.spawn(|| copies.last());
-        (config_numbers(store), last.join().ok().flatten())
+    // What follows from the list of configs, and what from the slots, goes side by side: a first opening takes two round trips.
+    let (numbers, slots) = std::thread::scope(|scope| {
+        let slots = scope.spawn(|| match copies.last() {
+            Some(last) => Ok((Vec::from([last]), None)),
+            None => read_slots(&copies, observer).map(|(slots, failed)| (slots, Some(failed))),
+        });
+        let numbers = config_numbers(store).inspect(|numbers| copies.fetch_config(numbers));
+        (numbers, slots.join().unwrap_or_else(|_| Err(Error::bug("a thread that read slots panicked"))))
     });
     let numbers = numbers?;
-    if let Some(last) = last
-        && let Ok(Some(found)) = unlock(&copies, &[last], credential, &numbers, observer)
-    {
-        return Ok(found);
-    }
-    let by = |store: &dyn Store| -> Result<_> {
-        let (slots, failed): (Slots, Vec<Error>) = read_slots(store, observer)?;
+    let by = |store: &dyn Store, (slots, failed): (Slots, Vec<Error>)| -> Result<_> {
         Ok((unlock(store, &slots, credential, &numbers, observer)?, failed))
     };
-    let (found, failed) = match by(&copies) {
+    let tried = match slots {
+        Ok((last, None)) => match unlock(&copies, &last, credential, &numbers, observer) {
+            Ok(Some(found)) => return Ok(found),
+            _ => read_slots(&copies, observer).and_then(|slots| by(&copies, slots)),
+        },
+        Ok((slots, Some(failed))) => by(&copies, (slots, failed)),
+        Err(e) => Err(e),
+    };
+    let (found, failed) = match tried {
         // A copy may be damaged, or of a repository that was here before.
         Ok((None, _)) | Err(_) if copies.answered.load(Ordering::Relaxed) => {
             copies.forget();
-            by(store)?
+            by(store, read_slots(store, observer)?)?
         }
         done => done?,
     };
@@ -93,8 +101,10 @@ fn refused(place: &str, credential: &Credential, mut failed: Vec<Error>) -> Erro
 struct Copies<'a> {
     store: &'a dyn Store,
     folder: Option<PathBuf>,
-    /// A copy was used.
+    /// A copy was used that this opening has not made itself.
     answered: AtomicBool,
+    /// What was fetched ahead, by name.
+    ahead: OnceLock<(String, Vec<u8>)>,
 }
 
 impl<'a> Copies<'a> {
@@ -102,7 +112,7 @@ impl<'a> Copies<'a> {
         let hash = blake3::hash(store.location().as_bytes());
         let folder = cache.join(format!("opening-{}", hex(&hash.as_bytes()[..8])));
         let folder = store.nature().is_far.then_some(folder);
-        Self { store, folder, answered: AtomicBool::new(false) }
+        Self { store, folder, answered: AtomicBool::new(false), ahead: OnceLock::new() }
     }
 
     /// The slot that opened last, if it is still there.
@@ -112,6 +122,15 @@ impl<'a> Copies<'a> {
         let object = self.copy(&slot_name(&id)).filter(|object| SlotId::of_object(object) == id)?;
         let slot = Slot::decode(body(Kind::Slot, &object).ok()?).ok()?;
         self.store.size(&slot_name(&id)).is_ok().then_some((id, slot))
+    }
+
+    /// Fetches the newest config before it is asked for. What fails here fails again there.
+    fn fetch_config(&self, numbers: &[u64]) {
+        let Some(newest) = numbers.last().filter(|_| self.folder.is_some()) else { return };
+        let name = format!("config/{newest}");
+        if let Ok(bytes) = self.get(&name, Kind::Config.limit()) {
+            let _ = self.ahead.set((name, bytes));
+        }
     }
 
     fn remember(&self, slot: &SlotId) {
@@ -165,6 +184,9 @@ impl Store for Copies<'_> {
         self.store.put(name, bytes)
     }
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        if let Some((_, bytes)) = self.ahead.get().filter(|(ahead, _)| ahead == name) {
+            return Ok(bytes.clone());
+        }
         if let Some(bytes) = self.copy(name).filter(|bytes| bytes.len() as u64 <= limit) {
             self.answered.store(true, Ordering::Relaxed);
             return Ok(bytes);
