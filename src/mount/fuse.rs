@@ -6,6 +6,7 @@ use super::errno::Errno;
 use super::inodes::Node;
 use super::pushing::Due;
 use super::view::{FOREVER, Line, Looked, View};
+use super::waiting::Waiting;
 use fuser::{
     AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -42,6 +43,7 @@ pub(super) struct Fuse {
     push: Box<dyn Fn(Due) + Send + Sync>,
     /// Called with a folder that a walk has come to.
     walk: Box<dyn Fn(Arc<Node>) + Send + Sync>,
+    waiting: Arc<Waiting>,
 }
 
 impl Fuse {
@@ -54,13 +56,16 @@ impl Fuse {
         crowded: impl Fn() + Send + Sync + 'static,
         push: impl Fn(Due) + Send + Sync + 'static,
         walk: impl Fn(Arc<Node>) + Send + Sync + 'static,
+        waiting: Arc<Waiting>,
     ) -> Self {
         let (crowded, push, walk) = (Box::new(crowded), Box::new(push), Box::new(walk));
-        Self { view, acl, no_open: false, no_opendir: false, crowded, limit, push, walk }
+        Self { view, acl, no_open: false, no_opendir: false, crowded, limit, push, walk, waiting }
     }
 
-    fn count(&self, kind: Kind) {
+    /// A request of this kind is answered until what is returned is dropped.
+    fn answering(&self, kind: Kind) -> impl Drop + '_ {
         self.view.counters.count(kind);
+        self.waiting.answering()
     }
 
     fn watch(&self) {
@@ -175,7 +180,7 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count(Kind::Lookup);
+        let _busy = self.answering(Kind::Lookup);
         match calm(|| self.view.lookup(parent.0, name.as_bytes())) {
             Ok(Looked::There(a, ttl)) => reply.entry(&ttl, &attr(&a), Generation(a.generation)),
             Ok(Looked::Never) => reply.entry(&FOREVER, &nobody(), Generation(0)),
@@ -185,7 +190,7 @@ impl Filesystem for Fuse {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, n: u64) {
-        self.count(Kind::Forget);
+        let _busy = self.answering(Kind::Forget);
         let _ = calm(|| {
             self.view.forget(ino.0, n);
             Ok(())
@@ -193,7 +198,7 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.count(Kind::Getattr);
+        let _busy = self.answering(Kind::Getattr);
         match calm(|| self.view.attributes(ino.0)) {
             Ok((a, ttl)) => reply.attr(&ttl, &attr(&a)),
             Err(e) => reply.error(code(e)),
@@ -201,7 +206,7 @@ impl Filesystem for Fuse {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.count(Kind::Readlink);
+        let _busy = self.answering(Kind::Readlink);
         match calm(|| self.view.target(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(code(e)),
@@ -209,7 +214,7 @@ impl Filesystem for Fuse {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.count(Kind::Open);
+        let _busy = self.answering(Kind::Open);
         if self.no_open {
             reply.error(code(Errno::ENOSYS));
         } else {
@@ -228,7 +233,7 @@ impl Filesystem for Fuse {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.count(Kind::Read);
+        let _busy = self.answering(Kind::Read);
         // A reply that is dropped in a panic is EIO as well.
         let _ = calm(|| {
             let len = self.view.read(ino.0, offset, size as usize, |bytes| {
@@ -249,7 +254,7 @@ impl Filesystem for Fuse {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.count(Kind::Flush);
+        let _busy = self.answering(Kind::Flush);
         reply.error(code(Errno::ENOSYS));
     }
 
@@ -258,7 +263,7 @@ impl Filesystem for Fuse {
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.count(Kind::Opendir);
+        let _busy = self.answering(Kind::Opendir);
         if self.no_opendir {
             reply.error(code(Errno::ENOSYS));
         } else {
@@ -267,7 +272,7 @@ impl Filesystem for Fuse {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.count(Kind::Readdir);
+        let _busy = self.answering(Kind::Readdir);
         let mut take = |l: &Line<'_>| {
             let a = &l.attributes;
             reply.add(INodeNo(a.ino), l.next, kind(a.kind), OsStr::from_bytes(l.name))
@@ -286,7 +291,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.count(Kind::Readdirplus);
+        let _busy = self.answering(Kind::Readdirplus);
         let mut take = |l: &Line<'_>| {
             let a = &l.attributes;
             let generation = Generation(a.generation);
@@ -302,22 +307,23 @@ impl Filesystem for Fuse {
             (self.walk)(folder);
         }
         self.watch();
+        self.waiting.listed();
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.count(Kind::Statfs);
+        let _busy = self.answering(Kind::Statfs);
         let sizes = self.view.sizes();
         let blocks = sizes.bytes.div_ceil(u64::from(BLOCK));
         reply.statfs(blocks, 0, 0, sizes.entries, 0, BLOCK, NAME_MAX, BLOCK);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.count(Kind::Getxattr);
+        let _busy = self.answering(Kind::Getxattr);
         xattr(calm(|| self.view.xattr(ino.0, name.as_bytes())), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.count(Kind::Listxattr);
+        let _busy = self.answering(Kind::Listxattr);
         xattr(calm(|| self.view.xattrs(ino.0, request.uid() == 0)), size, reply);
     }
 
@@ -327,7 +333,7 @@ impl Filesystem for Fuse {
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.count(Kind::Lseek);
+        let _busy = self.answering(Kind::Lseek);
         match calm(|| self.view.seek(ino.0, offset, whence)) {
             Ok(at) => reply.offset(at),
             Err(e) => reply.error(code(e)),

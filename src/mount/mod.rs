@@ -31,6 +31,7 @@ mod view_tests;
 mod views;
 #[cfg(test)]
 mod views_tests;
+mod waiting;
 mod walking;
 mod xattrs;
 

@@ -10,6 +10,7 @@ use super::pushing::Due;
 use super::session::Signals;
 use super::snapshots::{Changes, Shown};
 use super::view::{Setting, View};
+use super::waiting::Waiting;
 use crate::event::{Event, Observer};
 use crate::fault::{Doing, Error, Fault, Result};
 use crate::tree::Chunks;
@@ -88,8 +89,16 @@ pub(super) fn serve(
     let (walk, walked) = bounded::<Arc<Node>>(WALKED_MAX);
     // Where there is more to do than is done, the walk waits for what it needs as it would without.
     let walk = move |folder| drop(walk.try_send(folder));
-    let fuse = Fuse::new(view.clone(), options.allow_other, limit, crowd, push, walk);
-    let session = attach(fuse, &path, options, &backing.source).map_err(|e| refused(&path, e))?;
+    let threads = threads(options);
+    let waiting = Arc::new(Waiting::new(threads));
+    let fuse = Fuse::new(view.clone(), options.allow_other, limit, crowd, push, walk, waiting.clone());
+    let session = attach(fuse, &path, options, threads, &backing.source).map_err(|e| refused(&path, e))?;
+    // With a single processor, who stays awake keeps the walk from going on.
+    if cores() > 1
+        && let Ok(device) = session.as_fd().try_clone_to_owned()
+    {
+        waiting.on(device);
+    }
     let mut mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
         && rustix::process::geteuid().is_root()
@@ -111,7 +120,7 @@ pub(super) fn serve(
     })?;
     let (stop, stopped) = bounded::<()>(0);
     let (tell, told) = bounded(4);
-    let threads = [
+    let helpers = [
         spawn("tell", {
             let (view, notifier) = (view.clone(), session.notifier());
             let device = session.as_fd().try_clone_to_owned().ok();
@@ -141,7 +150,7 @@ pub(super) fn serve(
     drop(mounted);
     // The threads end when nobody is left to send them anything.
     drop((stop, crowded));
-    for thread in threads {
+    for thread in helpers {
         let _ = thread.join();
     }
     signals.end();
@@ -164,8 +173,14 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 /// Mounts, and shakes hands with the kernel.
-fn attach(fuse: Fuse, path: &Path, options: &Options, source: &str) -> io::Result<Session<Fuse>> {
-    let config = config(options, source);
+fn attach(
+    fuse: Fuse,
+    path: &Path,
+    options: &Options,
+    threads: usize,
+    source: &str,
+) -> io::Result<Session<Fuse>> {
+    let config = config(options, threads, source);
     match mountpoint::mount_as_root(path, source, options.allow_other, options.noexec) {
         Ok(device) => Session::from_fd(fuse, device, config.acl, config).inspect_err(|_| {
             let _ = mountpoint::detach(path);
@@ -176,8 +191,16 @@ fn attach(fuse: Fuse, path: &Path, options: &Options, source: &str) -> io::Resul
     }
 }
 
-fn config(options: &Options, source: &str) -> Config {
-    let cores = std::thread::available_parallelism().map_or(THREADS_MIN, usize::from);
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How many threads answer.
+fn threads(options: &Options) -> usize {
+    options.threads.unwrap_or_else(cores).clamp(THREADS_MIN, THREADS_MAX)
+}
+
+fn config(options: &Options, threads: usize, source: &str) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         // fusermount3 splits at commas, but for those behind a backslash.
@@ -196,7 +219,7 @@ fn config(options: &Options, source: &str) -> Config {
         config.mount_options.push(MountOption::DefaultPermissions);
         config.acl = SessionACL::All;
     }
-    config.n_threads = Some(options.threads.unwrap_or(cores).clamp(THREADS_MIN, THREADS_MAX));
+    config.n_threads = Some(threads);
     config.clone_fd = true;
     config
 }
