@@ -90,7 +90,7 @@ stop() { # PROGRAM
   wait $DAEMON 2>/dev/null || true
   DAEMON=
 }
-trap '[ -z "$DAEMON" ] || { umount -l "$MNT"; kill $DAEMON; } 2>/dev/null; rm -rf "$BENCH_DIR/aside"' EXIT
+trap '[ -z "$DAEMON" ] || { umount -l "$MNT" || true; kill $DAEMON || true; } 2>/dev/null; rm -rf "$ASIDE"' EXIT
 
 timed() { # ROW PROGRAM COMMAND...
   local row=$1 program=$2 began code=0

@@ -30,17 +30,16 @@ version() { # PROGRAM
 
 # aside FOLDER: out of the way; it is removed by `forgotten`. ext4 gives the inode of a deleted file to a new one only a minute later,
 # and looks at each of them before (fs/ext4/ialloc.c, recently_deleted): 14,000 files took 9 seconds instead of 1 to make, whoever
-# made them, where as many had been removed right before.
+# made them, where as many had been removed right before. The script removes $ASIDE when it ends.
+ASIDE=$(mktemp -d "$BENCH_DIR/aside.XXXXXX")
 aside() {
-  [ -e "$1" ] || return 0
-  mkdir -p "$BENCH_DIR/aside"
-  mv "$1" "$(mktemp -d "$BENCH_DIR/aside/XXXXXX")"
+  [ ! -e "$1" ] || mv "$1" "$(mktemp -d "$ASIDE/XXXXXX")"
 }
 
 # forgotten: what was put aside is gone, and the minute over.
 forgotten() {
-  [ -e "$BENCH_DIR/aside" ] || return 0
-  rm -rf "$BENCH_DIR/aside"
+  [ -n "$(ls -A "$ASIDE")" ] || return 0
+  rm -rf "${ASIDE:?}"/*
   sync
   sleep 61
 }

@@ -14,7 +14,8 @@
 #
 #   PASTFS=FILE   the program (pastfs)    PROGRAMS="pastfs restic"   only these    ROUNDS=N (1)    ROUND_TRIP=MS (20)
 #   ROWS="backup again"   only these; the first is always done
-#   BANDWIDTH=MB  a second (no limit)     BENCH_DIR=DIR   where to work (a new folder for temporary files, removed at the end)
+#   BANDWIDTH=MB  a second (no limit)     BENCH_DIR=DIR   where to work (a new folder for temporary files, removed at the end); it
+#                 takes the size of the trees for each row, program and round
 set -euo pipefail
 
 case ${1:-} in -*) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;; esac
@@ -23,12 +24,14 @@ PASTFS=$(command -v "${PASTFS:-pastfs}") || { echo "there is no program pastfs: 
 ROUNDS=${ROUNDS:-1} ROUND_TRIP=${ROUND_TRIP:-20} ROWS=${ROWS:-again mount+cp restore restore2 mount+cp2}
 TREES=("$@")
 [ $# -gt 0 ] || TREES=(/usr/include /usr/lib/python3 /usr/lib/python3.*)
+REMOVE=
 if [ -z "${BENCH_DIR:-}" ]; then
   BENCH_DIR=$(mktemp -d "${TMPDIR:-/tmp}/pastfs-bench.XXXXXX")
   REMOVE=$BENCH_DIR
 fi
-mkdir -p "$BENCH_DIR/aside"
+mkdir -p "$BENCH_DIR"
 BENCH_DIR=$(realpath "$BENCH_DIR")
+ASIDE=$(mktemp -d "$BENCH_DIR/aside.XXXXXX")
 if [ -z "${PROGRAMS:-}" ]; then
   PROGRAMS=pastfs
   for program in restic rustic; do ! command -v $program >/dev/null || PROGRAMS+=" $program"; done
@@ -39,7 +42,7 @@ TO_FAR=${FAR[1]} FROM_FAR=${FAR[0]}
 ended() {
   exec {TO_FAR}>&- || true
   umount -l "$BENCH_DIR/mnt" 2>/dev/null || true
-  rm -rf "${REMOVE:-$BENCH_DIR/aside}"
+  rm -rf "${REMOVE:-$ASIDE}"
 }
 trap ended EXIT
 read -r -u "$FROM_FAR" line || { cat "$BENCH_DIR/far.log" >&2; exit 1; }
@@ -123,7 +126,7 @@ measured() {
   case " backup $ROWS " in *" $1 "*) ;; *) return 0 ;; esac
   local asked
   # Not removed now: ext4 would look at each of its inodes again for a minute (see aside in programs.sh).
-  [ ! -e "$BENCH_DIR/restored" ] || mv "$BENCH_DIR/restored" "$(mktemp -d "$BENCH_DIR/aside/XXXXXX")"
+  [ ! -e "$BENCH_DIR/restored" ] || mv "$BENCH_DIR/restored" "$(mktemp -d "$ASIDE/XXXXXX")"
   echo >&"$TO_FAR"
   read -r -u "$FROM_FAR" asked
   if ! "$HERE/measure.py" "$BENCH_DIR/used" bash -c "$3 $2" >"$BENCH_DIR/out" 2>&1; then

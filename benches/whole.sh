@@ -22,13 +22,13 @@ HERE=$(dirname "$(realpath "$0")")
 PASTFS=${PASTFS:-pastfs} ROUNDS=${ROUNDS:-3} BENCH_MB=${BENCH_MB:-64} ROWS=${ROWS:-tree many big restore check}
 command -v "$PASTFS" >/dev/null || { echo "there is no program $PASTFS: build it, or name it with PASTFS=FILE" >&2; exit 1; }
 command -v python3 >/dev/null || { echo "python3 is missing, which makes the data and measures" >&2; exit 1; }
+REMOVE=
 if [ -z "${BENCH_DIR:-}" ]; then
   BENCH_DIR=$(mktemp -d "${TMPDIR:-/tmp}/pastfs-bench.XXXXXX")
-  trap 'rm -rf "$BENCH_DIR"' EXIT
-else
-  trap 'rm -rf "$BENCH_DIR/aside"' EXIT
+  REMOVE=$BENCH_DIR
 fi
 . "$HERE/programs.sh"
+trap 'rm -rf "${REMOVE:-$ASIDE}"' EXIT
 PROGRAMS=${PROGRAMS:-$(installed pastfs restic rustic borg bupstash | xargs)}
 
 # ---- data: what is saved always lies at the same path below src, so that programs know their last snapshot of it

@@ -99,6 +99,8 @@ pub(super) fn serve(
     {
         waiting.on(device);
     }
+    // The device is held by those alone who answer, and so no longer than the session.
+    drop(waiting);
     let mut mounted = Unmount(mountpoint::mounted_at(&path)?);
     if let Some(m) = &mounted.0
         && rustix::process::geteuid().is_root()

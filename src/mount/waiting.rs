@@ -6,7 +6,7 @@
 //! all threads one goes on, and the others rest outside until it has nothing more to do, is held up by a slow store, or
 //! there is more than it can do.
 //!
-//! Nothing depends on what is counted here: who rests looks up after [`REST`] at the latest and takes requests again.
+//! Nothing depends on what is counted here: who rests looks up after [`REST`] for each that does, and takes requests again.
 
 use rustix::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 /// How long one stays awake. A walk comes back in 5 to 150 µs, as it makes inodes of what it was told (`find` over a source tree: 1.45 s
 /// without, 1.27 with 50 µs, 1.08 with 100, 1.02 with 200, on two processors of a virtual machine).
 const AWAKE: Duration = Duration::from_micros(200);
-/// How long one rests before it looks whether it is needed, for each that does: what a request may have to wait that comes when all others
-/// are held up.
+/// How long one rests before it looks whether it is needed, for each that does, so that however many there are one of them looks
+/// up every 2 ms: what a request may have to wait, as a rule, that comes when all others are held up.
 const REST: Duration = Duration::from_millis(2);
 
 /// What the threads know of each other.

@@ -3,8 +3,8 @@
 //!
 //! A slot is named by its hash, a config is signed, and neither ever changes: a copy is as good as the object. That they
 //! are still there is asked of the store each time: which configs there are (a rotation of keys adds one), and whether the slot
-//! that opened the last time is (`pastfs key remove`). So an opening costs two requests, which go side by side, and the first
-//! one of all four, two by two.
+//! that opened the last time is (`pastfs key remove`). So an opening costs two requests, which go side by side. The first one
+//! of all lists configs, then slots while it gets the newest config, and then gets slots.
 
 use super::keyring::Keyring;
 use super::slots::{Credential, Slots, read_slots, slot_name};
@@ -17,11 +17,12 @@ use crate::format::object::{Kind, body};
 use crate::format::slot::Slot;
 use crate::id::{SlotId, hex};
 use crate::storage::{Listed, Nature, Store};
+use parking_lot::Mutex;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 /// Copies that are kept for one place; more begin anew. Of an ordinary repository there are two.
 const COPIES_MAX: usize = 64;
@@ -39,28 +40,25 @@ pub(super) fn opened(
     observer: &Arc<dyn Observer>,
 ) -> Result<(SlotId, Keyring, Config)> {
     let copies = Copies::of(store, cache);
-    // What follows from the list of configs, and what from the slots, goes side by side: a first opening takes two round trips.
-    let (numbers, slots) = std::thread::scope(|scope| {
-        let slots = scope.spawn(|| match copies.last() {
-            Some(last) => Ok((Vec::from([last]), None)),
-            None => read_slots(&copies, observer).map(|(slots, failed)| (slots, Some(failed))),
-        });
-        let numbers = config_numbers(store).inspect(|numbers| copies.fetch_config(numbers));
-        (numbers, slots.join().unwrap_or_else(|_| Err(Error::bug("a thread that read slots panicked"))))
+    let (numbers, last) = std::thread::scope(|scope| {
+        let last = scope.spawn(|| copies.last());
+        (config_numbers(store), last.join().ok().flatten())
     });
+    // First: where there is no repository nothing else is read, and whoever sees a config sees the slot that was put before it.
     let numbers = numbers?;
     let by = |store: &dyn Store, (slots, failed): (Slots, Vec<Error>)| -> Result<_> {
         Ok((unlock(store, &slots, credential, &numbers, observer)?, failed))
     };
-    let tried = match slots {
-        Ok((last, None)) => match unlock(&copies, &last, credential, &numbers, observer) {
-            Ok(Some(found)) => return Ok(found),
-            _ => read_slots(&copies, observer).and_then(|slots| by(&copies, slots)),
-        },
-        Ok((slots, Some(failed))) => by(&copies, (slots, failed)),
-        Err(e) => Err(e),
-    };
-    let (found, failed) = match tried {
+    if let Some(last) = last
+        && let Ok(Some(found)) = unlock(&copies, &[last], credential, &numbers, observer)
+    {
+        return Ok(found);
+    }
+    let slots = std::thread::scope(|scope| {
+        scope.spawn(|| copies.fetch_config(&numbers));
+        read_slots(&copies, observer)
+    });
+    let (found, failed) = match slots.and_then(|slots| by(&copies, slots)) {
         // A copy may be damaged, or of a repository that was here before.
         Ok((None, _)) | Err(_) if copies.answered.load(Ordering::Relaxed) => {
             copies.forget();
@@ -101,10 +99,10 @@ fn refused(place: &str, credential: &Credential, mut failed: Vec<Error>) -> Erro
 struct Copies<'a> {
     store: &'a dyn Store,
     folder: Option<PathBuf>,
-    /// A copy was used that this opening has not made itself.
+    /// A copy was used.
     answered: AtomicBool,
-    /// What was fetched ahead, by name.
-    ahead: OnceLock<(String, Vec<u8>)>,
+    /// The config that was fetched ahead, by name, or why it was not.
+    ahead: Mutex<Option<(String, Result<Vec<u8>>)>>,
 }
 
 impl<'a> Copies<'a> {
@@ -112,7 +110,7 @@ impl<'a> Copies<'a> {
         let hash = blake3::hash(store.location().as_bytes());
         let folder = cache.join(format!("opening-{}", hex(&hash.as_bytes()[..8])));
         let folder = store.nature().is_far.then_some(folder);
-        Self { store, folder, answered: AtomicBool::new(false), ahead: OnceLock::new() }
+        Self { store, folder, answered: AtomicBool::new(false), ahead: Mutex::default() }
     }
 
     /// The slot that opened last, if it is still there.
@@ -124,12 +122,21 @@ impl<'a> Copies<'a> {
         self.store.size(&slot_name(&id)).is_ok().then_some((id, slot))
     }
 
-    /// Fetches the newest config before it is asked for. What fails here fails again there.
+    /// Fetches the newest config before it is asked for.
     fn fetch_config(&self, numbers: &[u64]) {
         let Some(newest) = numbers.last().filter(|_| self.folder.is_some()) else { return };
         let name = format!("config/{newest}");
-        if let Ok(bytes) = self.get(&name, Kind::Config.limit()) {
-            let _ = self.ahead.set((name, bytes));
+        let fetched = self.get(&name, Kind::Config.limit());
+        *self.ahead.lock() = Some((name, fetched));
+    }
+
+    /// What was fetched ahead; a failure once, after which it is tried anew.
+    fn fetched(&self, name: &str) -> Option<Result<Vec<u8>>> {
+        let ahead = &mut *self.ahead.lock();
+        match ahead.as_ref()? {
+            (fetched, Ok(bytes)) if fetched == name => Some(Ok(bytes.clone())),
+            (fetched, Err(_)) if fetched == name => ahead.take().map(|(_, failed)| failed),
+            _ => None,
         }
     }
 
@@ -184,8 +191,8 @@ impl Store for Copies<'_> {
         self.store.put(name, bytes)
     }
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        if let Some((_, bytes)) = self.ahead.get().filter(|(ahead, _)| ahead == name) {
-            return Ok(bytes.clone());
+        if let Some(fetched) = self.fetched(name) {
+            return fetched;
         }
         if let Some(bytes) = self.copy(name).filter(|bytes| bytes.len() as u64 <= limit) {
             self.answered.store(true, Ordering::Relaxed);

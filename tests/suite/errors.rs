@@ -20,9 +20,10 @@ fn a_wrong_password_is_12_and_no_repository_is_10() {
     scene.run(["snapshots"]).code(10);
     assert_eq!(fs::read_dir(scene.repository()).unwrap().count(), 0, "looking left something behind");
     // Repositories of restic and borg have a file of that name.
-    scene.shell("mkdir other && touch other/config").ok();
+    scene.shell("mkdir -p other/keys && touch other/config other/keys/of-another-program").ok();
     for args in [&["snapshots"][..], &["check"], &["backup", "source"], &["mount", "mnt"]] {
-        scene.run(["-r", "other"].iter().chain(args)).code(10).says("borg");
+        let ran = scene.run(["-r", "other"].iter().chain(args)).code(10).says("borg");
+        assert!(!ran.err.contains("of-another-program"), "{}", ran.err);
     }
     let password = |password: &str, args: &[&str]| {
         let mut command = scene.command(args);
