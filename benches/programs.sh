@@ -10,6 +10,8 @@ export BORG_REPO=$BENCH_DIR/borg BORG_PASSPHRASE=x BORG_BASE_DIR=$BENCH_DIR/borg
 export BUPSTASH_REPOSITORY=$BENCH_DIR/bupstash BUPSTASH_KEY=$BENCH_DIR/bupstash.key \
   BUPSTASH_QUERY_CACHE=$BENCH_DIR/bupstash.queries
 
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/aside.sh"
+
 # installed PROGRAM...: those of them that are there.
 installed() {
   local program
@@ -26,22 +28,6 @@ version() { # PROGRAM
     rustic | borg | bupstash) "$1" --version ;;
     files) ;;
   esac
-}
-
-# aside FOLDER: out of the way; it is removed by `forgotten`. ext4 gives the inode of a deleted file to a new one only a minute later,
-# and looks at each of them before (fs/ext4/ialloc.c, recently_deleted): 14,000 files took 9 seconds instead of 1 to make, whoever
-# made them, where as many had been removed right before. The script removes $ASIDE when it ends.
-ASIDE=$(mktemp -d "$BENCH_DIR/aside.XXXXXX")
-aside() {
-  [ ! -e "$1" ] || mv "$1" "$(mktemp -d "$ASIDE/XXXXXX")"
-}
-
-# forgotten: what was put aside is gone, and the minute over.
-forgotten() {
-  [ -n "$(ls -A "$ASIDE")" ] || return 0
-  rm -rf "${ASIDE:?}"/*
-  sync
-  sleep 61
 }
 
 # fresh PROGRAM: an empty repository; nothing of an older one is left.

@@ -31,7 +31,7 @@ if [ -z "${BENCH_DIR:-}" ]; then
 fi
 mkdir -p "$BENCH_DIR"
 BENCH_DIR=$(realpath "$BENCH_DIR")
-ASIDE=$(mktemp -d "$BENCH_DIR/aside.XXXXXX")
+. "$HERE/aside.sh"
 if [ -z "${PROGRAMS:-}" ]; then
   PROGRAMS=pastfs
   for program in restic rustic; do ! command -v $program >/dev/null || PROGRAMS+=" $program"; done
@@ -125,8 +125,7 @@ export -f to_back_up to_restore to_copy_out
 measured() {
   case " backup $ROWS " in *" $1 "*) ;; *) return 0 ;; esac
   local asked
-  # Not removed now: ext4 would look at each of its inodes again for a minute (see aside in programs.sh).
-  [ ! -e "$BENCH_DIR/restored" ] || mv "$BENCH_DIR/restored" "$(mktemp -d "$ASIDE/XXXXXX")"
+  aside "$BENCH_DIR/restored"
   echo >&"$TO_FAR"
   read -r -u "$FROM_FAR" asked
   if ! "$HERE/measure.py" "$BENCH_DIR/used" bash -c "$3 $2" >"$BENCH_DIR/out" 2>&1; then

@@ -279,14 +279,7 @@ impl Home {
         let nest = Nest::new(&self.dir.join("readers"))?;
         let db = DB::open_as_secondary(&self.options(), self.dir.join(name), nest.path.clone())
             .map_err(|e| trouble(self.doing("opening"), e))?;
-        let dir = self.path_of(name);
-        Ok(Reader {
-            base: Base { db },
-            name: name.to_owned(),
-            dir,
-            looked_up: AtomicU32::new(0),
-            _nest: nest,
-        })
+        Ok(Reader { base: Base { db }, name: name.to_owned(), looked_up: AtomicU32::new(0), _nest: nest })
     }
 
     /// Opens the database `name` for writing.
@@ -437,7 +430,6 @@ pub struct Reader {
     // Closed before its folder is removed: fields are dropped in this order.
     base: Base,
     name: String,
-    dir: PathBuf,
     looked_up: AtomicU32,
     _nest: Nest,
 }
@@ -453,7 +445,7 @@ impl Reader {
         if self.looked_up.load(Ordering::Relaxed) < WHOLE_AFTER
             && self.looked_up.fetch_add(1, Ordering::Relaxed) + 1 == WHOLE_AFTER
         {
-            read_ahead(&self.dir);
+            read_ahead(&self.base.db);
         }
         self.base.find(start, each)
     }
@@ -472,16 +464,15 @@ impl std::ops::Deref for Reader {
 }
 
 /// Asks the kernel for all of a small database, without waiting for it. It is only advice: nothing depends on it.
-fn read_ahead(dir: &Path) {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let tables = entries.map(|e| e.path()).filter(|path| path.extension().is_some_and(|e| e == "sst"));
-    let sized: Vec<_> = tables.filter_map(|path| fs::metadata(&path).ok().map(|m| (path, m.len()))).collect();
-    if sized.iter().map(|(_, len)| len).sum::<u64>() > WHOLE_BYTES {
+fn read_ahead(db: &DB) {
+    let tables = db.live_files().unwrap_or_default();
+    if tables.iter().map(|t| t.size as u64).sum::<u64>() > WHOLE_BYTES {
         return;
     }
-    for (path, len) in sized {
-        let Ok(file) = File::open(path) else { continue };
-        for at in (0..len).step_by(WHOLE_STEP as usize) {
+    for table in tables {
+        // RocksDB's names begin with a slash.
+        let Ok(file) = File::open(db.path().join(table.name.trim_start_matches('/'))) else { continue };
+        for at in (0..table.size as u64).step_by(WHOLE_STEP as usize) {
             let _ = fadvise(&file, at, NonZeroU64::new(WHOLE_STEP), Advice::WillNeed);
         }
     }

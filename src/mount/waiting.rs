@@ -8,7 +8,8 @@
 //!
 //! Nothing depends on what is counted here: who rests looks up after [`REST`] for each that does, and takes requests again.
 
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::sleep;
@@ -103,9 +104,8 @@ impl Waiting {
     /// Whether a request waits; also where there is none to wait for, so that whoever asks goes on and finds out why.
     fn is_pending(&self) -> bool {
         let Some(device) = self.device.get() else { return true };
-        let mut asked = libc::pollfd { fd: device.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: it points to one live value, as the number says; the descriptor is open as long as `self` lives.
-        unsafe { libc::poll(&mut asked, 1, 0) != 0 }
+        let mut asked = [PollFd::new(device, PollFlags::IN)];
+        poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
     }
 }
 

@@ -41,8 +41,9 @@ pub(super) fn opened(
 ) -> Result<(SlotId, Keyring, Config)> {
     let copies = Copies::of(store, cache);
     let (numbers, last) = std::thread::scope(|scope| {
-        let last = scope.spawn(|| copies.last());
-        (config_numbers(store), last.join().ok().flatten())
+        // Of a near store nothing is kept, and no thread is started.
+        let last = copies.folder.is_some().then(|| scope.spawn(|| copies.last()));
+        (config_numbers(store), last.and_then(|last| last.join().ok().flatten()))
     });
     // First: where there is no repository nothing else is read, and whoever sees a config sees the slot that was put before it.
     let numbers = numbers?;
@@ -55,7 +56,9 @@ pub(super) fn opened(
         return Ok(found);
     }
     let slots = std::thread::scope(|scope| {
-        scope.spawn(|| copies.fetch_config(&numbers));
+        if copies.folder.is_some() {
+            scope.spawn(|| copies.fetch_config(&numbers));
+        }
         read_slots(&copies, observer)
     });
     let (found, failed) = match slots.and_then(|slots| by(&copies, slots)) {
@@ -124,7 +127,7 @@ impl<'a> Copies<'a> {
 
     /// Fetches the newest config before it is asked for.
     fn fetch_config(&self, numbers: &[u64]) {
-        let Some(newest) = numbers.last().filter(|_| self.folder.is_some()) else { return };
+        let Some(newest) = numbers.last() else { return };
         let name = format!("config/{newest}");
         let fetched = self.get(&name, Kind::Config.limit());
         *self.ahead.lock() = Some((name, fetched));
